@@ -1,0 +1,18 @@
+//! Packet filter rules as typed values: the one language that planners, printers, comparison and kernel backends share.
+//!
+//! Nothing in here knows a mesh's options, a kernel interface or the machine it runs on.
+
+pub mod compare;
+pub mod model;
+pub mod owner;
+pub mod print;
+pub mod routing;
+pub mod rule;
+pub mod value;
+
+pub use compare::{Difference, compare};
+pub use model::{Base, Chain, Family, Hook, Policy, Ruleset, Table, TableName};
+pub use owner::{Mesh, Ownership, Traces};
+pub use routing::{PolicyRoute, Routing};
+pub use rule::{Condition, Counters, Match, Opaque, Rule, Target};
+pub use value::{IdRange, Interface, MarkMask, PortRange, Protocol, StateSet};

@@ -1,0 +1,4 @@
+//! A rule set as text.
+
+pub mod iptables;
+pub mod json;

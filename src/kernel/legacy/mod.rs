@@ -1,0 +1,165 @@
+//! The legacy packet filter (ip_tables, ip6_tables): whole tables are read and replaced through socket options.
+//!
+//! A replacement is atomic: packets meet the old table or the new one. The kernel refuses it (EAGAIN) when the number
+//! of entries has changed since it was read. A writer that changes entries and keeps their number goes unnoticed; that
+//! is why a table is read immediately before it is replaced, under iptables' lock where there is one, and why the
+//! result is read back.
+
+mod abi;
+mod bytes;
+mod decode;
+mod encode;
+mod entry;
+mod feature;
+mod lock;
+mod order;
+mod socket;
+mod splice;
+mod table;
+#[cfg(test)]
+mod testing;
+mod writer;
+
+use std::path::Path;
+use std::time::Instant;
+
+use nix::errno::Errno;
+use tracing::debug;
+
+pub use self::encode::EncodeError;
+pub use self::feature::Feature;
+use self::lock::XtablesLock;
+use self::socket::TableSocket;
+pub use self::table::LayoutError;
+use self::table::RawTable;
+use self::writer::Replaced;
+use super::backend::Backend;
+use super::error::{Action, Cause, Error};
+use crate::host::files::read_text;
+use crate::ruleset::{Family, Mesh, Ruleset, TableName, Traces};
+
+/// The legacy packet filter of the network namespace that the thread is in.
+#[derive(Debug, Default)]
+pub struct Legacy {
+    sockets: [Option<TableSocket>; 2],
+    journal: Vec<Replaced>,
+    /// Held from the first write to the commit.
+    lock: Option<XtablesLock>,
+}
+
+impl Backend for Legacy {
+    fn name(&self) -> &'static str {
+        "legacy"
+    }
+
+    fn probe(&mut self, family: Family, tables: &[TableName]) -> Result<(), Error> {
+        for table in tables {
+            let answer = self.socket(family).and_then(|socket| socket.info(*table));
+            answer.map_err(|errno| Error::Table { action: Action::Read, family, table: *table, cause: Cause::of(errno) })?;
+        }
+        Ok(())
+    }
+
+    /// The kernel makes a table when it is asked for; only tables that it lists already, or that are needed, are
+    /// asked for. Where the list cannot be read (it is root's), all are.
+    fn read(&mut self, family: Family, needed: &[TableName]) -> Result<Ruleset, Error> {
+        let listed = listed_tables(family);
+        let mut ruleset = Ruleset::new(family);
+        for name in TableName::ALL {
+            let is_needed = needed.contains(&name);
+            let is_there = match &listed {
+                Some(listed) => listed.contains(&name),
+                None => name != TableName::Security,
+            };
+            if !is_needed && !is_there {
+                continue;
+            }
+            match self.read_table(family, name) {
+                Ok(raw) => ruleset.tables.push(decode::table(&raw)),
+                Err(error) if !is_needed && error.is_filter_absent() => debug!("{error}"),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(ruleset)
+    }
+
+    fn write(&mut self, mesh: Mesh, plans: &[Ruleset], held: &[Ruleset], deadline: Instant) -> Result<(), Error> {
+        self.lock.get_or_insert_with(XtablesLock::take);
+        for (plan, held) in plans.iter().zip(held) {
+            let traces = Traces::of(mesh, held);
+            if traces.are_guarded() {
+                // What shows whose they are goes before they do: from now on they show it themselves.
+                self.claim(mesh, &traces, (plan.family, TableName::Filter), deadline)?;
+            }
+            for name in order::writing_order(plan, held) {
+                self.write_table(mesh, &traces, (plan.family, name), plan.table(name), deadline)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn undo(&mut self, deadline: Instant) -> Vec<Error> {
+        let mut errors = Vec::new();
+        while let Some(replaced) = self.journal.pop() {
+            errors.extend(self.put_back(&replaced, deadline).err());
+        }
+        self.lock = None;
+        errors
+    }
+
+    fn has_written(&self) -> bool {
+        !self.journal.is_empty()
+    }
+
+    fn commit(&mut self) {
+        self.journal.clear();
+        self.lock = None;
+    }
+}
+
+impl Legacy {
+    fn socket(&mut self, family: Family) -> Result<&TableSocket, Errno> {
+        let slot = &mut self.sockets[usize::from(family == Family::V6)];
+        if let Some(socket) = slot {
+            return Ok(socket);
+        }
+        Ok(slot.insert(TableSocket::open(family)?))
+    }
+
+    fn read_table(&mut self, family: Family, name: TableName) -> Result<RawTable, Error> {
+        let fault = |errno| Error::Table { action: Action::Read, family, table: name, cause: Cause::of(errno) };
+        let socket = self.socket(family).map_err(fault)?;
+        let mut attempts = 0;
+        loop {
+            let info = socket.info(name).map_err(fault)?;
+            // A table of the same size that took its place in between shows in the second answer.
+            let answer = socket.entries(name, &info).and_then(|blob| Ok((blob, socket.info(name)?)));
+            match answer {
+                Ok((blob, after)) if after == info => return Ok(RawTable::parse(family, name, &info, &blob)?),
+                // Reading is quick: somebody who wins this race for ever does nothing else.
+                Ok(_) | Err(Errno::EAGAIN) if attempts < READ_ATTEMPTS => attempts += 1,
+                Ok(_) => return Err(fault(Errno::EAGAIN)),
+                Err(errno) => return Err(fault(errno)),
+            }
+        }
+    }
+}
+
+const READ_ATTEMPTS: usize = 1000;
+
+/// The tables that the namespace has, from /proc; none where the kernel has no such filter. `None`: the list cannot
+/// be read.
+fn listed_tables(family: Family) -> Option<Vec<TableName>> {
+    // The thread's own view: /proc/net is that of the process's first thread.
+    let path = match family {
+        Family::V4 => "/proc/thread-self/net/ip_tables_names",
+        Family::V6 => "/proc/thread-self/net/ip6_tables_names",
+    };
+    match read_text(Path::new(path)) {
+        Ok(names) => Some(TableName::ALL.into_iter().filter(|table| names.lines().any(|line| line == table.as_str())).collect()),
+        Err(error) => {
+            debug!("{error}; every table is asked for");
+            None
+        }
+    }
+}

@@ -1,0 +1,485 @@
+//! A netlink socket that asks and waits for the answer.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, setsockopt, socket, sockopt};
+use nix::sys::time::{TimeVal, TimeValLike};
+use nix::{setsockopt_impl, sockopt_impl};
+
+use super::wire::{AttributeWriter, Attributes, HEADER_LEN, Header, Malformed, Message, Messages, TooLong, append_message, i32_at, u32_at};
+
+sockopt_impl!(
+    /// `NETLINK_EXT_ACK`: errors come with a sentence, where the kernel has one.
+    ExtendedAck, SetOnly, libc::SOL_NETLINK, libc::NETLINK_EXT_ACK, bool);
+sockopt_impl!(
+    /// `NETLINK_CAP_ACK`: errors do not repeat the message that caused them.
+    CappedAck, SetOnly, libc::SOL_NETLINK, libc::NETLINK_CAP_ACK, bool);
+
+// The kernel's flags are 16 bits wide; libc has them as int.
+const REQUEST: u16 = libc::NLM_F_REQUEST as u16;
+const ACK: u16 = libc::NLM_F_ACK as u16;
+const DUMP: u16 = libc::NLM_F_DUMP as u16;
+const DUMP_INTERRUPTED: u16 = libc::NLM_F_DUMP_INTR as u16;
+const CAPPED: u16 = libc::NLM_F_CAPPED as u16;
+const ACK_TLVS: u16 = libc::NLM_F_ACK_TLVS as u16;
+const NOOP: u16 = libc::NLMSG_NOOP as u16;
+const ERROR: u16 = libc::NLMSG_ERROR as u16;
+const DONE: u16 = libc::NLMSG_DONE as u16;
+const OVERRUN: u16 = libc::NLMSG_OVERRUN as u16;
+
+/// In an error: the attribute with the kernel's sentence.
+#[doc(alias = "NLMSGERR_ATTR_MSG")]
+const ERROR_TEXT: u16 = 1;
+
+/// What a dump's part fills at most, so that one system call fetches it.
+const RECEIVE_BUFFER: usize = 32 * 1024;
+
+const _: () = {
+    use std::mem::offset_of;
+    assert!(offset_of!(libc::nlmsgerr, error) == 0);
+    assert!(offset_of!(libc::nlmsgerr, msg) == 4);
+};
+
+/// The kernel's side of a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// Addresses, links, routes and policy rules.
+    #[doc(alias = "NETLINK_ROUTE")]
+    Route,
+    /// nf_tables and the rest of netfilter.
+    #[doc(alias = "NETLINK_NETFILTER")]
+    Netfilter,
+}
+
+impl std::fmt::Display for Protocol {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Protocol::Route => "rtnetlink",
+            Protocol::Netfilter => "netfilter netlink",
+        })
+    }
+}
+
+/// Why the kernel gave no answer, or refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NetlinkError {
+    /// No socket.
+    #[error("cannot open the {protocol} socket: {errno}")]
+    Open {
+        /// Which one.
+        protocol: Protocol,
+        /// The kernel's reason.
+        errno: Errno,
+    },
+    /// The message could not be sent.
+    #[error("cannot send a netlink message: {0}")]
+    Send(Errno),
+    /// No answer could be read.
+    #[error("cannot receive the kernel's netlink answer: {0}")]
+    Receive(Errno),
+    /// The deadline passed.
+    #[error("the kernel did not answer a netlink message in time")]
+    Timeout,
+    /// The kernel's tables changed during every attempt to list them, until the deadline.
+    #[error("the kernel's tables kept changing while they were listed")]
+    KeptChanging,
+    /// The kernel said no.
+    #[error("{errno}{}", text.as_deref().map(|text| format!(" ({text})")).unwrap_or_default())]
+    Refused {
+        /// Its error number.
+        errno: Errno,
+        /// Its sentence, where it has one.
+        text: Option<String>,
+    },
+    /// What should be sent is too long.
+    #[error(transparent)]
+    TooLong(#[from] TooLong),
+    /// The answer could not be understood.
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+}
+
+impl NetlinkError {
+    /// The kernel's error number, where it gave one.
+    pub fn errno(&self) -> Option<Errno> {
+        match self {
+            NetlinkError::Open { errno, .. }
+            | NetlinkError::Send(errno)
+            | NetlinkError::Receive(errno)
+            | NetlinkError::Refused { errno, .. } => Some(*errno),
+            _ => None,
+        }
+    }
+
+    /// Whether a request that failed so may have been carried out all the same: it was sent, and the kernel's verdict
+    /// on it is not known.
+    pub fn leaves_doubt(&self) -> bool {
+        match self {
+            NetlinkError::Receive(_) | NetlinkError::Timeout | NetlinkError::Malformed(_) => true,
+            NetlinkError::Open { .. }
+            | NetlinkError::Send(_)
+            | NetlinkError::KeptChanging
+            | NetlinkError::Refused { .. }
+            | NetlinkError::TooLong(_) => false,
+        }
+    }
+}
+
+/// A netlink socket of the network namespace that its thread was in when it was opened.
+#[derive(Debug)]
+pub struct Socket {
+    fd: OwnedFd,
+    deadline: Instant,
+    sequence: u32,
+    outgoing: Vec<u8>,
+    incoming: Vec<u8>,
+}
+
+impl Socket {
+    /// A socket on which nothing is waited for after `deadline`. Needs no capability.
+    pub fn open(protocol: Protocol, deadline: Instant) -> Result<Socket, NetlinkError> {
+        let number = match protocol {
+            Protocol::Route => SockProtocol::NetlinkRoute,
+            Protocol::Netfilter => SockProtocol::NetlinkNetFilter,
+        };
+        let fd = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, number)
+            .map_err(|errno| NetlinkError::Open { protocol, errno })?;
+        // Both only make errors speak better; kernels before 4.12 know neither.
+        let _ = setsockopt(&fd, ExtendedAck, &true);
+        let _ = setsockopt(&fd, CappedAck, &true);
+        Ok(Socket { fd, deadline, sequence: 0, outgoing: Vec::new(), incoming: vec![0; RECEIVE_BUFFER] })
+    }
+
+    /// Sends one message and waits until the kernel has done what it asks, or refused.
+    pub fn request(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        fixed: &[u8],
+        fill: impl FnOnce(&mut AttributeWriter<'_>),
+    ) -> Result<(), NetlinkError> {
+        self.query(kind, flags, fixed, fill, |_| Ok(None::<()>)).map(drop)
+    }
+
+    /// Sends one message and collects what `parse` makes of the answers.
+    pub fn query<T>(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        fixed: &[u8],
+        fill: impl FnOnce(&mut AttributeWriter<'_>),
+        mut parse: impl FnMut(&Message<'_>) -> Result<Option<T>, Malformed>,
+    ) -> Result<Vec<T>, NetlinkError> {
+        let sequence = self.ask(kind, REQUEST | ACK | flags, fixed, fill)?;
+        let mut answers = Vec::new();
+        self.collect(sequence, &mut parse, &mut answers)?;
+        Ok(answers)
+    }
+
+    /// Asks for a list and collects what `parse` makes of its entries. A list that changed while it was read is read
+    /// again.
+    pub fn dump<T>(
+        &mut self,
+        kind: u16,
+        fixed: &[u8],
+        mut parse: impl FnMut(&Message<'_>) -> Result<Option<T>, Malformed>,
+    ) -> Result<Vec<T>, NetlinkError> {
+        let mut entries = Vec::new();
+        loop {
+            let sequence = self.ask(kind, REQUEST | DUMP, fixed, |_| {})?;
+            let interrupted = self.collect(sequence, &mut parse, &mut entries)?;
+            if !interrupted {
+                return Ok(entries);
+            }
+            if Instant::now() >= self.deadline {
+                return Err(NetlinkError::KeptChanging);
+            }
+            entries.clear();
+        }
+    }
+
+    fn ask(&mut self, kind: u16, flags: u16, fixed: &[u8], fill: impl FnOnce(&mut AttributeWriter<'_>)) -> Result<u32, NetlinkError> {
+        let sequence = self.next_sequence();
+        let mut buffer = std::mem::take(&mut self.outgoing);
+        buffer.clear();
+        let result = append_message(&mut buffer, Header { kind, flags, sequence }, fixed, fill).map_err(NetlinkError::from);
+        let result = result.and_then(|()| self.send(&buffer));
+        self.outgoing = buffer;
+        result.map(|()| sequence)
+    }
+
+    /// Reads until the message numbered `sequence` is answered in full. Whether the list that it asked for changed
+    /// meanwhile is the result.
+    fn collect<T>(
+        &mut self,
+        sequence: u32,
+        parse: &mut impl FnMut(&Message<'_>) -> Result<Option<T>, Malformed>,
+        into: &mut Vec<T>,
+    ) -> Result<bool, NetlinkError> {
+        let mut interrupted = false;
+        loop {
+            for message in Messages::new(self.receive()?) {
+                let message = message?;
+                // An answer to an earlier message that nobody waited for.
+                if message.sequence != sequence {
+                    continue;
+                }
+                interrupted |= message.flags & DUMP_INTERRUPTED != 0;
+                match message.kind {
+                    NOOP => {}
+                    OVERRUN => return Err(NetlinkError::Receive(Errno::EOVERFLOW)),
+                    ERROR | DONE => {
+                        verdict(&message)?;
+                        return Ok(interrupted);
+                    }
+                    _ => into.extend(parse(&message)?),
+                }
+            }
+        }
+    }
+
+    /// A number for the next message, never 0.
+    pub fn next_sequence(&mut self) -> u32 {
+        self.sequence = self.sequence.checked_add(1).unwrap_or(1);
+        self.sequence
+    }
+
+    /// Sends `bytes`, one message or a batch, as they are.
+    pub fn send(&mut self, bytes: &[u8]) -> Result<(), NetlinkError> {
+        loop {
+            match send(self.fd.as_raw_fd(), bytes, MsgFlags::empty()) {
+                Ok(_) => return Ok(()),
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(NetlinkError::Send(errno)),
+            }
+        }
+    }
+
+    /// Waits for the next datagram, which may hold several messages.
+    pub fn receive(&mut self) -> Result<&[u8], NetlinkError> {
+        // Netlink throws away what does not fit, so the length is asked for first.
+        let needed = self.wait_for_length()?;
+        if needed > self.incoming.len() {
+            self.incoming.resize(needed, 0);
+        }
+        loop {
+            match recv(self.fd.as_raw_fd(), &mut self.incoming, MsgFlags::MSG_DONTWAIT) {
+                Ok(len) => return Ok(&self.incoming[..len]),
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(NetlinkError::Receive(errno)),
+            }
+        }
+    }
+
+    fn wait_for_length(&self) -> Result<usize, NetlinkError> {
+        let peek = MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC;
+        // The kernel answers within the call that asks, so that the answer is nearly always there already.
+        let mut flags = peek | MsgFlags::MSG_DONTWAIT;
+        loop {
+            match recv(self.fd.as_raw_fd(), &mut [], flags) {
+                Ok(len) => return Ok(len),
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => {
+                    let left = self.deadline.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        return Err(NetlinkError::Timeout);
+                    }
+                    setsockopt(&self.fd, sockopt::ReceiveTimeout, &time_value(left)).map_err(NetlinkError::Receive)?;
+                    flags = peek;
+                }
+                Err(errno) => return Err(NetlinkError::Receive(errno)),
+            }
+        }
+    }
+}
+
+/// A timeout as the kernel takes it: at least a microsecond, since 0 would mean for ever.
+fn time_value(left: Duration) -> TimeVal {
+    TimeVal::microseconds(i64::try_from(left.as_micros()).unwrap_or(i64::MAX).max(1))
+}
+
+/// What an acknowledgement or the end of a list says.
+fn verdict(message: &Message<'_>) -> Result<(), NetlinkError> {
+    let is_error = message.kind == ERROR;
+    if message.payload.is_empty() && !is_error {
+        return Ok(());
+    }
+    let code = i32_at(message.payload, 0)?;
+    if code >= 0 {
+        return Ok(());
+    }
+    let text = if message.flags & ACK_TLVS != 0 { extended_text(message, is_error).unwrap_or_default() } else { None };
+    Err(NetlinkError::Refused { errno: Errno::from_raw(code.saturating_neg()), text })
+}
+
+fn extended_text(message: &Message<'_>, is_error: bool) -> Result<Option<String>, Malformed> {
+    let mut fixed = size_of::<i32>();
+    if is_error {
+        // The message that is refused follows: its header only, or all of it.
+        fixed = match message.flags & CAPPED {
+            0 => fixed.saturating_add(usize::try_from(u32_at(message.payload, fixed)?).unwrap_or(usize::MAX)),
+            _ => fixed + HEADER_LEN,
+        };
+    }
+    let attributes = Attributes::after(message.payload, fixed)?;
+    let text = attributes.find(ERROR_TEXT)?.map(|attribute| attribute.text()).transpose()?;
+    Ok(text.map(|text| text.trim_end_matches('.').to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(5)
+    }
+
+    /// A refusal as the kernel writes it.
+    fn refusal(errno: Errno, capped: bool, text: &str) -> Vec<u8> {
+        let mut original = Vec::new();
+        append_message(&mut original, Header { kind: 20, flags: 5, sequence: 9 }, &[1, 2, 3, 4], |_| {}).unwrap();
+        let mut fixed = (-(errno as i32)).to_ne_bytes().to_vec();
+        fixed.extend_from_slice(if capped { &original[..HEADER_LEN] } else { &original });
+        let flags = ACK_TLVS | if capped { CAPPED } else { 0 };
+        let mut buffer = Vec::new();
+        append_message(&mut buffer, Header { kind: ERROR, flags, sequence: 9 }, &fixed, |attributes| {
+            attributes.u32(2, 20).text(ERROR_TEXT, text);
+        })
+        .unwrap();
+        buffer
+    }
+
+    #[test]
+    fn a_refusal_carries_the_errno_and_the_kernels_sentence() {
+        for capped in [true, false] {
+            let bytes = refusal(Errno::EACCES, capped, "IPv6 is disabled on this device.");
+            let message = Messages::new(&bytes).next().unwrap().unwrap();
+            let error = verdict(&message).unwrap_err();
+            assert_eq!(error.errno(), Some(Errno::EACCES));
+            assert_eq!(error.to_string(), "EACCES: Permission denied (IPv6 is disabled on this device)");
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_list_may_be_an_error() {
+        let done = |payload: &[u8]| verdict(&Message { kind: DONE, flags: 0, sequence: 1, payload });
+        assert_eq!(done(&[]), Ok(()));
+        assert_eq!(done(&0i32.to_ne_bytes()), Ok(()));
+        assert_eq!(done(&(-22i32).to_ne_bytes()), Err(NetlinkError::Refused { errno: Errno::EINVAL, text: None }));
+        assert!(done(&[1, 2]).is_err());
+        assert_eq!(done(&i32::MIN.to_ne_bytes()).unwrap_err().errno(), Some(Errno::UnknownErrno));
+    }
+
+    #[test]
+    fn the_kernel_refuses_with_a_sentence() {
+        // No such link: the lookup needs no capability.
+        let mut socket = Socket::open(Protocol::Route, soon()).unwrap();
+        let nothing = |_: &Message<'_>| Ok(None::<()>);
+        let name = |attributes: &mut AttributeWriter<'_>| {
+            attributes.text(libc::IFLA_IFNAME, "no-such-link");
+        };
+        let missing = socket.query(libc::RTM_GETLINK, 0, &[0; 16], name, nothing);
+        assert_eq!(missing.unwrap_err().errno(), Some(Errno::ENODEV));
+        // The socket still serves.
+        assert_eq!(socket.dump(libc::RTM_GETLINK, &[0; 16], |message| Ok(Some(message.kind))).unwrap()[0], libc::RTM_NEWLINK);
+    }
+
+    #[test]
+    fn a_message_larger_than_the_buffer_is_read_whole() {
+        let mut socket = Socket::open(Protocol::Route, soon()).unwrap();
+        socket.incoming = vec![0; 20];
+        let lengths = socket.dump(libc::RTM_GETLINK, &[0; 16], |message| Ok(Some(message.payload.len()))).unwrap();
+        assert!(lengths[0] > 20);
+    }
+
+    /// Bytes of one message.
+    fn message(kind: u16, flags: u16, sequence: u32, payload: &[u8]) -> Vec<u8> {
+        let mut buffer = Vec::new();
+        append_message(&mut buffer, Header { kind, flags, sequence }, payload, |_| {}).unwrap();
+        buffer
+    }
+
+    /// A socket at whose other end `answers` makes datagrams out of the sequence number of each question.
+    fn with_peer<T>(answers: impl Fn(u32) -> Vec<Vec<u8>> + Send + 'static, test: impl FnOnce(&mut Socket) -> T) -> T {
+        use std::os::unix::net::UnixDatagram;
+        let (ours, theirs) = UnixDatagram::pair().unwrap();
+        theirs.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let peer = std::thread::spawn(move || {
+            let mut question = [0; 1024];
+            while let Ok(len @ 1..) = theirs.recv(&mut question) {
+                let sequence = Messages::new(&question[..len]).next().unwrap().unwrap().sequence;
+                for datagram in answers(sequence) {
+                    std::thread::sleep(Duration::from_millis(1));
+                    theirs.send(&datagram).unwrap();
+                }
+            }
+        });
+        let deadline = Instant::now() + Duration::from_millis(500);
+        let mut socket = Socket { fd: ours.into(), deadline, sequence: 0, outgoing: Vec::new(), incoming: vec![0; 64] };
+        let result = test(&mut socket);
+        // An empty datagram ends the peer.
+        let _ = socket.send(&[]);
+        peer.join().unwrap();
+        result
+    }
+
+    fn first_byte(message: &Message<'_>) -> Result<Option<u8>, Malformed> {
+        Ok(message.payload.first().copied())
+    }
+
+    #[test]
+    fn a_list_that_changed_meanwhile_is_read_again() {
+        let answers = |sequence: u32| {
+            let flag = if sequence < 3 { DUMP_INTERRUPTED } else { 0 };
+            vec![
+                // An answer to something else, a part of two entries of which one carries the flag, and the end.
+                message(40, 0, 99, &[9]),
+                [message(40, flag, sequence, &[1; 4]), message(40, 0, sequence, &[2; 200])].concat(),
+                message(DONE, 0, sequence, &[0; 4]),
+            ]
+        };
+        let (entries, asked) = with_peer(answers, |socket| (socket.dump(40, &[], first_byte), socket.sequence));
+        assert_eq!(entries, Ok(vec![1, 2]));
+        assert_eq!(asked, 3);
+    }
+
+    #[test]
+    fn a_list_that_never_stops_changing_is_given_up_at_the_deadline() {
+        let answers = |sequence| vec![message(DONE, DUMP_INTERRUPTED, sequence, &[0; 4])];
+        let given_up = with_peer(answers, |socket| socket.dump(40, &[], first_byte));
+        // The deadline may also pass between a question and its answer.
+        assert!(matches!(given_up, Err(NetlinkError::KeptChanging | NetlinkError::Timeout)), "{given_up:?}");
+    }
+
+    #[test]
+    fn answers_that_make_no_sense_are_errors() {
+        let overrun = |sequence| vec![message(NOOP, 0, sequence, &[]), message(OVERRUN, 0, sequence, &[])];
+        assert_eq!(with_peer(overrun, |socket| socket.dump(40, &[], first_byte)), Err(NetlinkError::Receive(Errno::EOVERFLOW)));
+        let nonsense = |_| vec![vec![1, 2, 3]];
+        let error = with_peer(nonsense, |socket| socket.request(40, 0, &[], |_| {}));
+        assert!(matches!(error, Err(NetlinkError::Malformed(_))), "{error:?}");
+        let silence = |_| Vec::new();
+        assert_eq!(with_peer(silence, |socket| socket.request(40, 0, &[], |_| {})), Err(NetlinkError::Timeout));
+    }
+
+    #[test]
+    fn waiting_ends_at_the_deadline() {
+        let start = Instant::now();
+        let mut socket = Socket::open(Protocol::Route, start + Duration::from_millis(30)).unwrap();
+        assert_eq!(socket.receive(), Err(NetlinkError::Timeout));
+        assert!(start.elapsed() >= Duration::from_millis(30));
+        assert_eq!(socket.receive(), Err(NetlinkError::Timeout));
+    }
+
+    proptest! {
+        #[test]
+        fn no_verdict_makes_us_panic(kind in 0u16..5, flags in any::<u16>(), payload in proptest::collection::vec(any::<u8>(), 0..64)) {
+            let _ = verdict(&Message { kind, flags, sequence: 0, payload: &payload });
+        }
+    }
+}

@@ -5,4 +5,5 @@
 pub mod host;
 #[expect(unsafe_code, reason = "system calls that no crate wraps")]
 pub mod kernel;
+pub mod mesh;
 pub mod ruleset;

@@ -1,0 +1,9 @@
+//! Linkerd: the options of linkerd2-proxy-init and the rules that follow from them.
+
+mod flags;
+mod options;
+mod plan;
+
+pub use flags::FLAGS;
+pub use options::{Options, Subnet};
+pub use plan::plan;

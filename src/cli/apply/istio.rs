@@ -1,0 +1,137 @@
+//! `apply istio`, and the work of istio-iptables: install, or only print, validate or clean up, as its flags say.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+
+use nix::unistd::geteuid;
+use tracing::{debug, info, warn};
+
+use super::{final_rules, install, warn_of_mode};
+use crate::cli::failure::{Code, Failure};
+use crate::cli::options::Common;
+use crate::cli::session::{self, MeshOptions};
+use crate::cli::{dump, print, remove};
+use crate::host::probe::Probe;
+use crate::host::{Surroundings, capability};
+use crate::mesh::istio::{Local, Options};
+use crate::mesh::{IptablesMode, Mesh, Plan};
+use crate::ruleset::Family;
+use crate::ruleset::print::iptables::{self, Style as TextStyle};
+
+/// Does what the options ask for, which with some of them is not to install anything. `show_rules` logs what the
+/// kernel holds in the end.
+pub(in crate::cli) fn work(options: Options, common: &Common, show_rules: bool) -> Result<(), Failure> {
+    session::enter_namespace(common)?;
+    warn_of_settings(&options);
+    let options = MeshOptions::Istio(Box::new(options));
+    let MeshOptions::Istio(istio) = &options else { return Ok(()) };
+    if istio.skip_rule_apply {
+        let (plan, surroundings) = session::plan(&options, common, None)?;
+        info!("no rules are installed, as --skip-rule-apply says");
+        return if istio.run_validation { validate(istio, &surroundings, Proof::Plan(plan, common)) } else { Ok(()) };
+    }
+    if istio.dry_run {
+        let (plan, surroundings) = session::plan(&options, common, None)?;
+        let text = dump::text(&plan.rulesets, TextStyle::default());
+        print(&text)?;
+        if let Some(path) = &istio.dry_run_file_path {
+            append(path, &text)?;
+        }
+        return if istio.run_validation { validate(istio, &surroundings, Proof::None) } else { Ok(()) };
+    }
+    let mut kernel = session::open_kernel(common)?;
+    let surroundings = if istio.cleanup_only {
+        remove::take_out(Mesh::Istio, &mut kernel)?;
+        None
+    } else {
+        let (plan, surroundings) = session::plan(&options, common, Some(&mut kernel))?;
+        install(plan, &mut kernel)?;
+        Some(surroundings).filter(|_| istio.run_validation)
+    };
+    let final_rules = if show_rules { final_rules(&mut kernel) } else { Vec::new() };
+    session::close_kernel(kernel);
+    for ruleset in final_rules.iter().filter(|ruleset| !ruleset.tables.is_empty()) {
+        info!("Final iptables state ({}):\n{}", ruleset.family, iptables::ruleset(ruleset, TextStyle::default()));
+    }
+    surroundings.map_or(Ok(()), |surroundings| validate(istio, &surroundings, Proof::ReadBack))
+}
+
+/// Settings that are taken for what they are worth here.
+fn warn_of_settings(options: &Options) {
+    if let Some(path) = &options.network_namespace {
+        info!("--network-namespace names {path}; as with istio-iptables, it is not entered (--netns does that)");
+    }
+    for (flag, given) in [("--reconcile", options.reconcile), ("--force-apply", options.force_apply), ("--cni-mode", options.cni_mode)] {
+        if given {
+            debug!("{flag} changes nothing: rules are always repaired where they differ, and no other program is run");
+        }
+    }
+    let unknown: Vec<&String> = options.log_target.iter().filter(|target| !matches!(target.as_str(), "stdout" | "stderr")).collect();
+    if !unknown.is_empty() {
+        warn!("--log_target: {unknown:?} is left out: log lines go to stdout or stderr, and no file is written");
+    }
+    let native = options.native_nftables.then_some(IptablesMode::Nft);
+    warn_of_mode(native.or(options.force_iptables_binary));
+}
+
+fn append(path: &str, text: &str) -> Result<(), Failure> {
+    let written = OpenOptions::new().append(true).create(true).open(path).and_then(|mut file| file.write_all(text.as_bytes()));
+    written.map_err(|error| Failure::new(Code::Failed, format!("cannot write $DRY_RUN_FILE_PATH {path}: {error}"), None))
+}
+
+/// What says that the rules are right when the probe cannot: it works for the proxy's user alone.
+enum Proof<'a> {
+    /// The rules were installed and read back a moment ago.
+    ReadBack,
+    /// The rules have to be what this plan says.
+    Plan(Plan, &'a Common),
+    /// Nothing.
+    None,
+}
+
+/// Istio's probe; for another user than the proxy's, a comparison of the kernel's rules with the plan.
+fn validate(options: &Options, surroundings: &Surroundings, proof: Proof<'_>) -> Result<(), Failure> {
+    let user = geteuid().as_raw();
+    if options.proxy_uids(surroundings).iter().any(|ids| ids.contains(user)) {
+        let host_ip = Local::new(options, surroundings)?.host_ip;
+        let probe = Probe {
+            family: if host_ip.is_ipv6() { Family::V6 } else { Family::V4 },
+            proxy_port: options.proxy_port,
+            inbound_port: options.inbound_capture_port,
+            probe_port: options.iptables_probe_port,
+            timeout: options.probe_timeout,
+        };
+        probe.run().map_err(|error| invalid(error.to_string()))?;
+        info!("Validation passed, iptables rules established");
+        return Ok(());
+    }
+    let not_the_proxy = format!("user {user} is not the proxy's, for whom alone the validation's connection is redirected");
+    match proof {
+        Proof::ReadBack => {
+            warn!("{not_the_proxy}; the rules have been read back instead, and are as planned");
+            Ok(())
+        }
+        Proof::Plan(plan, common) if capability::raise_net_admin().is_ok() => {
+            let mut kernel = session::open_kernel(common)?;
+            let wanted = session::wanted(plan, &mut kernel)?;
+            let drift = kernel.check(&wanted)?;
+            session::close_kernel(kernel);
+            match drift.first() {
+                Some(first) => {
+                    Err(invalid(format!("the kernel does not hold the planned rules: {first} (and {} more differences)", drift.len() - 1)))
+                }
+                None => {
+                    info!("Validation passed: the kernel holds the planned rules ({not_the_proxy})");
+                    Ok(())
+                }
+            }
+        }
+        Proof::Plan(..) | Proof::None => Err(invalid(format!(
+            "cannot validate: {not_the_proxy}, and without CAP_NET_ADMIN the rules cannot be read; run as the proxy's user (--proxy-uid)"
+        ))),
+    }
+}
+
+fn invalid(reason: String) -> Failure {
+    Failure::new(Code::Invalid, reason, None)
+}

@@ -1,0 +1,50 @@
+//! `apply linkerd`, and the work of linkerd2-proxy-init: install, or only print.
+
+use tracing::{debug, info, warn};
+
+use super::{final_rules, install, warn_of_mode};
+use crate::cli::failure::Failure;
+use crate::cli::options::Common;
+use crate::cli::session::{self, MeshOptions};
+use crate::cli::{dump, print};
+use crate::host::sysctl;
+use crate::kernel;
+use crate::mesh::linkerd::Options;
+use crate::ruleset::print::iptables::{self, Style as TextStyle};
+
+/// Does what the options ask for, which with one of them is only to print. `show_rules` logs what the kernel holds in
+/// the end.
+pub(in crate::cli) fn work(options: Options, common: &Common, show_rules: bool) -> Result<(), Failure> {
+    session::enter_namespace(common)?;
+    warn_of_mode(options.iptables_mode);
+    if options.use_wait_flag {
+        debug!("--use-wait-flag changes nothing: the iptables lock is waited for anyway");
+    }
+    let (simulate, close_wait) = (options.simulate, options.timeout_close_wait_secs);
+    let options = MeshOptions::Linkerd(Box::new(options));
+    if simulate {
+        let (plan, _) = session::plan(&options, common, None)?;
+        return print(&dump::text(&plan.rulesets, TextStyle::default()));
+    }
+    let mut kernel = session::open_kernel(common)?;
+    let (plan, _) = session::plan(&options, common, Some(&mut kernel))?;
+    // The setting is part of what is done whole or not at all.
+    let _signals = kernel::hold_signals();
+    let before = close_wait.map(sysctl::set_close_wait_timeout).transpose()?;
+    if let Err(failure) = install(plan, &mut kernel) {
+        // All or nothing: the setting is put back with the rules.
+        if let Some(Err(error)) = before.map(sysctl::set_close_wait_timeout) {
+            warn!("{error}");
+        }
+        return Err(failure);
+    }
+    let final_rules = if show_rules { final_rules(&mut kernel) } else { Vec::new() };
+    session::close_kernel(kernel);
+    for ruleset in &final_rules {
+        info!("rules of {} in the end:", ruleset.family);
+        for line in iptables::ruleset(ruleset, TextStyle::default()).lines() {
+            info!("{line}");
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,116 @@
+//! How a run ends: exit codes, and one line that says what failed, why, and what to do about it.
+
+use std::fmt;
+
+use crate::host::{self, capability, user_namespace::ForeignNamespace};
+use crate::kernel::route::RouteError;
+use crate::kernel::{self, Cause};
+use crate::mesh;
+
+/// Exit codes of mesh-init's own verbs. In a confidential guest the code may be all that gets out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Code {
+    /// Done.
+    Done = 0,
+    /// Failed for a reason that has no code of its own.
+    Failed = 1,
+    /// The command line is wrong.
+    Usage = 2,
+    /// The kernel differs from the plan.
+    Differs = 3,
+    /// CAP_NET_ADMIN is missing.
+    NoCapability = 10,
+    /// The kernel refuses because of a user namespace.
+    UserNamespace = 11,
+    /// The kernel has no packet filter.
+    NoFilter = 12,
+    /// The packet filter lacks something that is needed.
+    NoFeature = 13,
+    /// Other programs kept changing the rules.
+    Contended = 14,
+    /// `--run-validation` failed, with istio-iptables' own code for it.
+    Invalid = 126,
+}
+
+/// A run that failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Failure {
+    pub(super) code: Code,
+    message: String,
+}
+
+impl Failure {
+    pub(super) fn new(code: Code, message: impl Into<String>, hint: Option<String>) -> Failure {
+        let message = message.into();
+        Failure { code, message: hint.map_or(message.clone(), |hint| format!("{message}; {hint}")) }
+    }
+
+    /// The same failure, of what `subject` names.
+    pub(super) fn about(self, subject: &str) -> Failure {
+        Failure { message: format!("{subject}: {}", self.message), ..self }
+    }
+
+    pub(super) fn usage(message: impl Into<String>) -> Failure {
+        Failure::new(Code::Usage, message, None)
+    }
+}
+
+/// Always one line.
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message.replace('\n', " "))
+    }
+}
+
+impl From<mesh::Error> for Failure {
+    fn from(error: mesh::Error) -> Failure {
+        let code = match &error {
+            mesh::Error::BadValue(_) | mesh::Error::MissingPort { .. } => Code::Usage,
+            mesh::Error::NoLocalAddress | mesh::Error::DnsServers { .. } => Code::Failed,
+        };
+        Failure::new(code, error.to_string(), None)
+    }
+}
+
+impl From<host::Error> for Failure {
+    fn from(error: host::Error) -> Failure {
+        let code = match &error {
+            host::Error::NetAdmin(_) => Code::NoCapability,
+            host::Error::ForeignNamespace(_) => Code::UserNamespace,
+            _ => Code::Failed,
+        };
+        Failure::new(code, error.to_string(), error.hint())
+    }
+}
+
+impl From<kernel::Error> for Failure {
+    fn from(error: kernel::Error) -> Failure {
+        let code = match error.root() {
+            kernel::Error::Table { cause: Cause::Denied, .. } => return denied(&error),
+            kernel::Error::Route(route) if route.errno() == Some(nix::errno::Errno::EPERM) => return denied(&error),
+            kernel::Error::Table { cause: Cause::NoFamily | Cause::NoFilter, .. } => Code::NoFilter,
+            kernel::Error::Table { cause: Cause::NoTable | Cause::NoFeature(_), .. }
+            | kernel::Error::Route(RouteError::NoPolicyRouting { .. }) => Code::NoFeature,
+            kernel::Error::Contended { .. } | kernel::Error::NotHeld { .. } => Code::Contended,
+            _ => Code::Failed,
+        };
+        Failure::new(code, error.to_string(), error.hint())
+    }
+}
+
+/// EPERM: without the capability the reason is on our side, with it on the namespace's.
+fn denied(error: &kernel::Error) -> Failure {
+    if let Err(missing) = capability::raise_net_admin() {
+        let Failure { code, message } = missing.into();
+        return Failure::new(code, format!("{error}: {message}"), None);
+    }
+    match ForeignNamespace::find_out() {
+        Some(foreign) => Failure::new(Code::UserNamespace, format!("{error}: {foreign}"), Some(foreign.hint().to_owned())),
+        None => Failure::new(
+            Code::Failed,
+            format!("{error} although the capability is effective"),
+            Some("look for a security module (SELinux, AppArmor) or a seccomp profile that denies it".to_owned()),
+        ),
+    }
+}

@@ -1,0 +1,123 @@
+//! What the verbs share: from options to a plan, and from privileges to an open kernel.
+
+use clap::ArgMatches;
+use tracing::{debug, warn};
+
+use super::failure::Failure;
+use super::options::Common;
+use super::{flags, help};
+use crate::host::{Surroundings, capability, namespace};
+use crate::kernel::legacy::Legacy;
+use crate::kernel::{self, Kernel, Wanted, settle_ipv6};
+use crate::mesh::{self, Mesh, Needs, Plan, istio, linkerd};
+use crate::ruleset::{Family, Ruleset};
+
+/// The environment, as a plan sees it: variables by name. Bytes that are no UTF-8 become characters that no value has.
+pub(super) type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// The process's own environment.
+pub(super) fn environment(name: &str) -> Option<String> {
+    std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
+}
+
+/// What a mesh was told.
+#[derive(Debug)]
+pub(super) enum MeshOptions {
+    Istio(Box<istio::Options>),
+    Linkerd(Box<linkerd::Options>),
+}
+
+impl MeshOptions {
+    pub(super) fn read(mesh: Mesh, matches: &ArgMatches, environment: Environment<'_>) -> Result<MeshOptions, mesh::Error> {
+        let given = flags::read(help::mesh_flags(mesh), matches, environment);
+        Ok(match mesh {
+            Mesh::Istio => MeshOptions::Istio(Box::new(istio::Options::new(&given)?)),
+            Mesh::Linkerd => MeshOptions::Linkerd(Box::new(linkerd::Options::new(&given)?)),
+        })
+    }
+
+    fn needs(&self) -> Needs {
+        match self {
+            MeshOptions::Istio(options) => options.needs(),
+            MeshOptions::Linkerd(_) => Needs::default(),
+        }
+    }
+
+    fn plan(&self, surroundings: &Surroundings) -> Result<Plan, mesh::Error> {
+        match self {
+            MeshOptions::Istio(options) => istio::plan(options, surroundings),
+            MeshOptions::Linkerd(options) => linkerd::plan(options, surroundings),
+        }
+    }
+}
+
+/// Enters the namespace that `--netns` names.
+pub(super) fn enter_namespace(common: &Common) -> Result<(), Failure> {
+    match &common.netns {
+        Some(path) => namespace::enter(path).map_err(|error| Failure::from(error).about("--netns")),
+        None => Ok(()),
+    }
+}
+
+/// Looks at the machine and plans. Needs no capability: the kernel, `kernel` if one is open already, is asked for the
+/// local addresses only. The plan's warnings are logged.
+pub(super) fn plan(options: &MeshOptions, common: &Common, kernel: Option<&mut Kernel>) -> Result<(Plan, Surroundings), Failure> {
+    let mut sources = common.sources(options.needs());
+    if common.pod_ips.is_none() {
+        sources.addresses = match kernel {
+            Some(kernel) => kernel.addresses()?,
+            None => kernel::addresses(common.deadline())?,
+        };
+    }
+    let surroundings = Surroundings::gather(&sources);
+    let plan = options.plan(&surroundings)?;
+    for warning in &plan.warnings {
+        warn!("{warning}");
+    }
+    Ok((plan, surroundings))
+}
+
+/// The kernel, with CAP_NET_ADMIN as the only capability left.
+pub(super) fn open_kernel(common: &Common) -> Result<Kernel, Failure> {
+    capability::raise_net_admin()?;
+    capability::give_up_all_but_net_admin()?;
+    Ok(Kernel::new(Box::new(Legacy::default()), common.deadline())?)
+}
+
+/// Gives up what is left of the privileges: the kernel is not asked again.
+pub(super) fn close_kernel(kernel: Kernel) {
+    drop(kernel);
+    if let Err(error) = capability::give_up_everything() {
+        debug!("{error}");
+    }
+}
+
+/// What `plan` wants of this kernel: IPv6 is left out, with a warning, where there is none to speak of.
+pub(super) fn wanted(plan: Plan, kernel: &mut Kernel) -> Result<Wanted, Failure> {
+    let mut wanted = Wanted { mesh: plan.mesh, rulesets: plan.rulesets, routing: plan.routing, removal: false };
+    if let Some(reason) = settle_ipv6(kernel, &mut wanted)? {
+        warn!("{reason}");
+    }
+    Ok(wanted)
+}
+
+/// The rules that the kernel holds, of each family that it has.
+pub(super) fn live(kernel: &mut Kernel) -> Result<Vec<Ruleset>, Failure> {
+    let mut held = Vec::new();
+    for family in Family::ALL {
+        match kernel.backend().read(family, &[]) {
+            Ok(ruleset) => held.push(ruleset),
+            Err(error) if error.is_filter_absent() => debug!("{error}"),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(held)
+}
+
+/// `18 rules (legacy, IPv4)`
+pub(super) fn summary(wanted: &Wanted, kernel: &mut Kernel) -> String {
+    let planned = || wanted.rulesets.iter().filter(|ruleset| !ruleset.tables.is_empty());
+    let families: Vec<String> = planned().map(|ruleset| ruleset.family.to_string()).collect();
+    let rules: usize = planned().map(Ruleset::rule_count).sum();
+    format!("{rules} rules of {} ({}, {})", wanted.mesh.as_str(), kernel.backend().name(), families.join(" and "))
+}

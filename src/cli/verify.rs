@@ -1,0 +1,31 @@
+//! `mesh-init verify`: what the kernel holds, compared with the plan.
+
+use clap::ArgMatches;
+
+use super::failure::{Code, Failure};
+use super::options::Common;
+use super::session::{self, Environment, MeshOptions};
+use crate::mesh::Mesh;
+
+pub(super) fn run(mesh: Mesh, matches: &ArgMatches, common: &Common, environment: Environment<'_>) -> Result<Code, Failure> {
+    let options = MeshOptions::read(mesh, matches, environment)?;
+    session::enter_namespace(common)?;
+    let mut kernel = session::open_kernel(common)?;
+    let (plan, _) = session::plan(&options, common, Some(&mut kernel))?;
+    let wanted = session::wanted(plan, &mut kernel)?;
+    let drift = kernel.check(&wanted)?;
+    let summary = session::summary(&wanted, &mut kernel);
+    session::close_kernel(kernel);
+
+    let mut report = String::new();
+    for difference in &drift {
+        report.push_str(&format!("{difference}\n"));
+    }
+    match drift.len() {
+        0 => report.push_str(&format!("in place: {summary}\n")),
+        1 => report.push_str(&format!("1 difference from the plan of {summary}\n")),
+        many => report.push_str(&format!("{many} differences from the plan of {summary}\n")),
+    }
+    super::print(&report)?;
+    Ok(if drift.is_empty() { Code::Done } else { Code::Differs })
+}

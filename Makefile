@@ -1,0 +1,49 @@
+# What can be done here: `make help`. Everything works on a fresh Debian; the only thing that it does not install itself
+# is Rust (see README.md).
+
+SHELL := /bin/bash
+export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/sbin:/sbin
+
+CARGO := cargo
+# .cargo/config.toml builds for the machine's own target by name, so that the program lies in that target's folder.
+BINARY = $(shell $(CARGO) metadata --no-deps --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/$(HOST)/release/mesh-init
+HOST = $(shell rustc -vV | sed -n 's/^host: //p')
+
+# Network namespaces and the packet filter are root's.
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo -E)
+# What makes cargo start test programs by sudo.
+RUNNER = $(if $(SUDO),CARGO_TARGET_$(shell echo $(HOST) | tr 'a-z-' 'A-Z_')_RUNNER='$(SUDO)')
+
+.PHONY: help build demo test bench check clean
+
+help: ## Say what there is
+	@sed -n 's/^\([a-z]*\):.*## /make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
+
+build: ## Build the static program
+	@tests/setup.sh build
+	$(CARGO) build --release --locked
+
+demo: ## Show it at work: rules into a throw-away namespace, checked, with real connections, and out again
+	@tests/setup.sh demo
+	$(CARGO) build --release --locked
+	@$(SUDO) tests/demo.sh "$(BINARY)"
+
+# Each test program is started by root; cargo itself, and what it writes, stays the user's.
+test: ## Run all tests (those that need root ask sudo for it)
+	@tests/setup.sh test
+	$(CARGO) build --release --locked
+	$(RUNNER) $(CARGO) test --locked
+
+bench: ## Measure it beside iptables-restore
+	@tests/setup.sh bench
+	$(CARGO) build --release --locked
+	@$(SUDO) tests/bench.sh "$(BINARY)"
+
+check: ## Format, lints, documentation
+	@tests/setup.sh check
+	$(CARGO) fmt --check
+	$(CARGO) clippy --all-targets --all-features --locked -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --no-deps --locked
+
+clean: ## Remove what was built
+	$(CARGO) clean

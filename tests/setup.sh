@@ -1,0 +1,72 @@
+#!/bin/bash
+# Sees to what `make build|check|demo|test|bench` need: a Rust that is new enough is looked for, Debian packages that
+# are missing are installed. Usage: tests/setup.sh build|check|demo|test|bench
+set -euo pipefail
+
+# The first cargo that knows build.target = "host-tuple" (.cargo/config.toml).
+readonly OLDEST_RUST=1.91
+
+die() {
+    printf 'setup: %s\n' "$*" >&2
+    exit 1
+}
+
+check_rust() {
+    local how="install Rust $OLDEST_RUST or later with rustup (https://rustup.rs):
+    curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --profile minimal -c rustfmt -c clippy
+    . \"\$HOME/.cargo/env\""
+    command -v cargo >/dev/null || die "there is no cargo in \$PATH; $how"
+    local version
+    version=$(cargo --version | awk '{ print $2 }')
+    [[ $(printf '%s\n' "$OLDEST_RUST" "$version" | sort -V | head -n 1) == "$OLDEST_RUST" ]] ||
+        die "$(command -v cargo) is version $version, which is too old; $how"
+}
+
+# A command (or `lib:FILE` for a file that the compiler finds) and the package that brings it.
+needs() {
+    case $1 in
+    build) echo "cc=gcc lib:libc.a=libc6-dev" ;;
+    check) needs build ;;
+    demo) echo "$(needs build) ip=iproute2 nsenter=util-linux setpriv=util-linux /usr/bin/python3=python3 iptables-legacy-save=iptables" ;;
+    test)
+        echo "$(needs build) ip=iproute2 nsenter=util-linux setpriv=util-linux unshare=util-linux iptables-legacy-save=iptables" \
+            "setcap=libcap2-bin strace=strace"
+        ;;
+    bench) echo "$(needs build) ip=iproute2 nsenter=util-linux iptables-legacy-restore=iptables hyperfine=hyperfine strace=strace /usr/bin/python3=python3" ;;
+    *) die "usage: $0 build|check|demo|test|bench" ;;
+    esac
+}
+
+is_there() {
+    case $1 in
+    # `cc -print-file-name` repeats the name of what it does not find.
+    lib:*) command -v cc >/dev/null && [[ $(cc -print-file-name="${1#lib:}") == /* ]] ;;
+    *) command -v "$1" >/dev/null ;;
+    esac
+}
+
+install_packages() {
+    local as_root=()
+    command -v apt-get >/dev/null || die "these Debian packages are missing, and there is no apt-get to install them: $*"
+    if [[ $EUID -ne 0 ]]; then
+        command -v sudo >/dev/null || die "these Debian packages are missing; install them as root: apt-get install $*"
+        as_root=(sudo)
+    fi
+    printf 'setup: installing %s\n' "$*"
+    "${as_root[@]}" apt-get update -qq
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+}
+
+# Programs of root's, as iptables is, are not in every user's path.
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+
+wanted=$(needs "${1:-}")
+check_rust
+missing=()
+for need in $wanted; do
+    is_there "${need%=*}" || missing+=("${need#*=}")
+done
+if [[ ${#missing[@]} -gt 0 ]]; then
+    mapfile -t missing < <(printf '%s\n' "${missing[@]}" | sort -u)
+    install_packages "${missing[@]}"
+fi

@@ -114,7 +114,7 @@ pub(super) fn live(kernel: &mut Kernel) -> Result<Vec<Ruleset>, Failure> {
     Ok(held)
 }
 
-/// `18 rules (legacy, IPv4)`
+/// `18 rules of istio (legacy, IPv4)`
 pub(super) fn summary(wanted: &Wanted, kernel: &mut Kernel) -> String {
     let planned = || wanted.rulesets.iter().filter(|ruleset| !ruleset.tables.is_empty());
     let families: Vec<String> = planned().map(|ruleset| ruleset.family.to_string()).collect();

@@ -219,8 +219,8 @@ impl Kernel {
         Ok(Found { held, routing, stale, searched })
     }
 
-    /// The routing of the mesh, in the families `searched`, that is there and not wanted: its policy rules (see [`route::stale_rules`]), and the
-    /// passthrough address if it is ours or stands beside IPv6 rules of Istio's.
+    /// The routing of the mesh, in the families `searched`, that is there and not wanted: its policy rules (see
+    /// [`route::stale_rules`]), and the passthrough address if it is ours or stands beside IPv6 rules of Istio's.
     fn stale(&mut self, wanted: &Wanted, held: &[Ruleset], searched: &[Family]) -> Result<Stale, RouteError> {
         let mut stale = Stale::default();
         for there in held.iter().filter(|there| searched.contains(&there.family)) {

@@ -5,8 +5,8 @@
 //! - jumps to its chains,
 //! - rules that carry mesh-init's own mark (see [`Rule::tagged`]),
 //! - in a table that the original tool wrote, which has the mesh's chains and no rule with our mark: rules that equal
-//!   one of a given plan, and rules that the original leaves there without a jump, recognised by their form and by what
-//!   stands beside them: Istio's excluded and virtual interfaces and its TPROXY marks,
+//!   one of a given plan, and rules that the original leaves there without a jump, recognised by their form and by where
+//!   or beside what they stand: Istio's excluded and virtual interfaces and its TPROXY marks,
 //! - beside such tables, the rules of the filter table that stop all traffic while istio-iptables reconciles.
 //!
 //! Where mesh-init wrote the table itself, a foreign rule of such a form is a foreign rule.

@@ -7,7 +7,7 @@ use nix::errno::Errno;
 use nix::libc::{self, RTM_DELADDR, RTM_GETADDR, RTM_GETLINK, RTM_NEWADDR};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket as open_socket};
 
-use super::journal::{Change, Journal, record};
+use super::journal::{Change, Journal, record, was_gone};
 use super::{OUR_PROTOCOL, RouteError, family_number, is_local_v6};
 use crate::kernel::netlink::wire::{Attribute, AttributeWriter, Malformed, Message, u8_at, u32_at};
 use crate::kernel::netlink::{NetlinkError, Socket};
@@ -169,8 +169,7 @@ pub fn remove_passthrough_v6(socket: &mut Socket, journal: &mut Journal) -> Resu
     let lo = loopback_index(socket)?;
     let Some(Passthrough { payload, .. }) = find_passthrough_v6(socket, lo)? else { return Ok(false) };
     let deleted = delete(socket, &payload);
-    if deleted.as_ref().is_err_and(|refused| refused.errno() == Some(Errno::EADDRNOTAVAIL)) {
-        // Somebody else was faster.
+    if was_gone(&deleted, Errno::EADDRNOTAVAIL) {
         return Ok(false);
     }
     record(journal, Change::PassthroughRemoved { payload }, deleted).map_err(not_deleted())?;

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use nix::errno::Errno;
+
 use super::{RouteError, address, local, rule};
 use crate::kernel::netlink::{NetlinkError, Socket};
 use crate::ruleset::PolicyRoute;
@@ -89,6 +91,12 @@ pub(super) fn record(journal: &mut Journal, change: Change, outcome: Result<(), 
         journal.push(change);
     }
     outcome
+}
+
+/// Whether a deletion found nothing to delete, which the kernel says by `errno`: somebody else was faster. Nothing was
+/// changed then, and there is nothing to undo.
+pub(super) fn was_gone(outcome: &Result<(), NetlinkError>, errno: Errno) -> bool {
+    outcome.as_ref().is_err_and(|refused| refused.errno() == Some(errno))
 }
 
 /// Undoes all of `journal`, the last change first. One that cannot be undone does not keep the others from it; the

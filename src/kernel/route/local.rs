@@ -3,7 +3,7 @@
 use nix::errno::Errno;
 use nix::libc::{self, RTM_DELROUTE, RTM_GETROUTE, RTM_NEWROUTE};
 
-use super::journal::{Change, Journal, record};
+use super::journal::{Change, Journal, record, was_gone};
 use super::{RouteError, family_number, family_of, loopback_index, short_table};
 use crate::kernel::netlink::wire::{Malformed, Message, u8_at, u32_at};
 use crate::kernel::netlink::{NetlinkError, Socket};
@@ -128,8 +128,7 @@ pub(super) fn remove_sole_route(socket: &mut Socket, policy: &PolicyRoute, journ
     for Route { payload, .. } in routes {
         let error = RouteError::changing(format!("delete {}", describe(policy.family, policy.table)), policy.family);
         let deleted = socket.request(RTM_DELROUTE, 0, &payload, |_| {});
-        if deleted.as_ref().is_err_and(|refused| refused.errno() == Some(Errno::ESRCH)) {
-            // Somebody else was faster.
+        if was_gone(&deleted, Errno::ESRCH) {
             continue;
         }
         record(journal, Change::RouteRemoved { policy: *policy, payload }, deleted).map_err(error)?;

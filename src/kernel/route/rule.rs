@@ -3,7 +3,7 @@
 use nix::errno::Errno;
 use nix::libc::{self, RTM_DELRULE, RTM_GETRULE, RTM_NEWRULE};
 
-use super::journal::{Change, Journal, record};
+use super::journal::{Change, Journal, record, was_gone};
 use super::{OUR_PROTOCOL, RouteError, family_number, family_of, short_table};
 use crate::kernel::netlink::wire::{Malformed, Message, u8_at, u32_at};
 use crate::kernel::netlink::{NetlinkError, Socket};
@@ -182,8 +182,7 @@ pub(super) fn delete(socket: &mut Socket, extra: &[Rule], mut listed: Vec<Rule>,
         let gone = listed.remove(at);
         let followers = listed[at..].iter().take_while(|rule| rule.priority == gone.priority).map(|rule| rule.payload.clone()).collect();
         let deleted = socket.request(RTM_DELRULE, 0, &gone.payload, |_| {});
-        if deleted.as_ref().is_err_and(|refused| refused.errno() == Some(Errno::ENOENT)) {
-            // Somebody else was faster.
+        if was_gone(&deleted, Errno::ENOENT) {
             continue;
         }
         let error = RouteError::changing_rules(format!("delete {}", describe(&policy)), policy.family);

@@ -4,6 +4,7 @@
 
 pub mod compare;
 pub mod model;
+pub mod native;
 pub mod owner;
 pub mod print;
 pub mod routing;
@@ -15,4 +16,4 @@ pub use model::{Base, Chain, Family, Hook, Policy, Ruleset, Table, TableName};
 pub use owner::{Mesh, Ownership, Traces};
 pub use routing::{PolicyRoute, Routing};
 pub use rule::{Condition, Counters, Match, Opaque, Rule, Target};
-pub use value::{IdRange, Interface, MarkMask, PortRange, Protocol, StateSet};
+pub use value::{AddressRange, AddressSet, IdRange, Interface, MarkMask, PortRange, Protocol, StateSet};

@@ -5,7 +5,7 @@
 
 use ipnet::IpNet;
 
-use super::value::{IdRange, Interface, MarkMask, PortRange, Protocol, StateSet};
+use super::value::{AddressSet, IdRange, Interface, MarkMask, PortRange, Protocol, StateSet};
 
 /// A rule's packet and byte counters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -122,6 +122,10 @@ pub enum Condition {
     Source(IpNet),
     /// `-d`: the destination address; host bits are zero.
     Destination(IpNet),
+    /// The source address is one of many. No plan has it, but what nf_tables holds of a plan (see [`super::native`]).
+    Sources(AddressSet),
+    /// The destination address is one of many, likewise.
+    Destinations(AddressSet),
     /// `-i`: the interface that the packet came in by.
     InInterface(Interface),
     /// `-o`: the interface that it leaves by.
@@ -132,9 +136,9 @@ pub enum Condition {
     SourcePort(PortRange),
     /// `--dport` of the match named like the rule's protocol (tcp or udp).
     DestinationPort(PortRange),
-    /// `-m multiport --sports`: at most 15 ports, a range counting as two.
+    /// `-m multiport --sports`: at most 15 ports, a range counting as two; any number in nf_tables.
     SourcePorts(Vec<PortRange>),
-    /// `-m multiport --dports`: at most 15 ports, a range counting as two.
+    /// `-m multiport --dports`: likewise.
     DestinationPorts(Vec<PortRange>),
     /// `-m owner --uid-owner`: the user of the socket that sent the packet. A packet without a socket has none, so
     /// that only the negated match holds for it.
@@ -155,8 +159,8 @@ impl Condition {
     /// The place that iptables gives the match: its own fields in this order, then extensions.
     fn rank(&self) -> u8 {
         match self {
-            Condition::Source(_) => 0,
-            Condition::Destination(_) => 1,
+            Condition::Source(_) | Condition::Sources(_) => 0,
+            Condition::Destination(_) | Condition::Destinations(_) => 1,
             Condition::InInterface(_) => 2,
             Condition::OutInterface(_) => 3,
             Condition::Protocol(_) => 4,

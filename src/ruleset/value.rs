@@ -1,6 +1,9 @@
 //! What matches and targets are made of: protocols, interfaces, ports, ids, marks, states.
 
 use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::{IpNet, Ipv4Net, Ipv4Subnets, Ipv6Net, Ipv6Subnets};
 
 /// A layer 4 protocol's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -91,6 +94,130 @@ impl PortRange {
 impl fmt::Display for PortRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_range() { write!(f, "{}:{}", self.first, self.last) } else { write!(f, "{}", self.first) }
+    }
+}
+
+/// `ranges` in ascending order, those that overlap or touch made one.
+pub fn merged_ports(ranges: &[PortRange]) -> Vec<PortRange> {
+    let mut sorted = ranges.to_vec();
+    sorted.sort_unstable_by_key(|range| (range.first, range.last));
+    let mut merged: Vec<PortRange> = Vec::with_capacity(sorted.len());
+    for range in sorted {
+        match merged.last_mut() {
+            Some(last) if range.first <= last.last.saturating_add(1) => last.last = last.last.max(range.last),
+            _ => merged.push(range),
+        }
+    }
+    merged
+}
+
+/// Addresses of one family from `first` to `last`, both included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct AddressRange {
+    first: IpAddr,
+    last: IpAddr,
+}
+
+impl AddressRange {
+    /// The addresses from `first` to `last`; `None` if they are of two families or the other way round.
+    pub fn new(first: IpAddr, last: IpAddr) -> Option<AddressRange> {
+        (first.is_ipv4() == last.is_ipv4() && first <= last).then_some(AddressRange { first, last })
+    }
+
+    /// The lowest address.
+    pub fn first(self) -> IpAddr {
+        self.first
+    }
+
+    /// The highest address.
+    pub fn last(self) -> IpAddr {
+        self.last
+    }
+
+    /// The fewest networks that hold these addresses and no others.
+    pub fn nets(self) -> Vec<IpNet> {
+        match (self.first, self.last) {
+            (IpAddr::V4(first), IpAddr::V4(last)) => Ipv4Subnets::new(first, last, 0).map(IpNet::V4).collect(),
+            (IpAddr::V6(first), IpAddr::V6(last)) => Ipv6Subnets::new(first, last, 0).map(IpNet::V6).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// The address behind the last one; none behind the highest there is.
+    pub fn end(self) -> Option<IpAddr> {
+        match self.last {
+            IpAddr::V4(last) => u32::from(last).checked_add(1).map(|end| Ipv4Addr::from(end).into()),
+            IpAddr::V6(last) => u128::from(last).checked_add(1).map(|end| Ipv6Addr::from(end).into()),
+        }
+    }
+}
+
+impl From<IpNet> for AddressRange {
+    fn from(net: IpNet) -> AddressRange {
+        AddressRange { first: net.network(), last: net.broadcast() }
+    }
+}
+
+/// `10.0.0.0/8`, `10.0.0.1` or, where it is no network, `10.0.0.1-10.0.0.9`: as nft prints it.
+impl fmt::Display for AddressRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.first == self.last {
+            return self.first.fmt(f);
+        }
+        let net = match (self.first, self.last) {
+            (IpAddr::V4(first), IpAddr::V4(last)) => {
+                let mask = !(u32::from(first) ^ u32::from(last));
+                Ipv4Net::with_netmask(first, mask.into()).ok().map(IpNet::V4)
+            }
+            (IpAddr::V6(first), IpAddr::V6(last)) => {
+                let mask = !(u128::from(first) ^ u128::from(last));
+                Ipv6Net::with_netmask(first, mask.into()).ok().map(IpNet::V6)
+            }
+            _ => None,
+        };
+        match net.filter(|net| AddressRange::from(*net) == *self) {
+            Some(net) => net.fmt(f),
+            None => write!(f, "{}-{}", self.first, self.last),
+        }
+    }
+}
+
+/// Addresses of one family, as disjoint ranges in ascending order: two sets of the same addresses are equal.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct AddressSet(Vec<AddressRange>);
+
+impl AddressSet {
+    /// The ranges.
+    pub fn ranges(&self) -> &[AddressRange] {
+        &self.0
+    }
+}
+
+impl FromIterator<AddressRange> for AddressSet {
+    fn from_iter<I: IntoIterator<Item = AddressRange>>(ranges: I) -> AddressSet {
+        let mut sorted: Vec<AddressRange> = ranges.into_iter().collect();
+        sorted.sort_unstable_by_key(|range| (range.first, range.last));
+        let mut merged: Vec<AddressRange> = Vec::with_capacity(sorted.len());
+        for range in sorted {
+            match merged.last_mut() {
+                Some(last) if range.first <= last.last || last.end() == Some(range.first) => last.last = last.last.max(range.last),
+                _ => merged.push(range),
+            }
+        }
+        AddressSet(merged)
+    }
+}
+
+/// `10.0.0.0/8, 192.168.0.1`
+impl fmt::Display for AddressSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, range) in self.0.iter().enumerate() {
+            if index > 0 {
+                f.write_str(", ")?;
+            }
+            range.fmt(f)?;
+        }
+        Ok(())
     }
 }
 
@@ -193,5 +320,39 @@ impl fmt::Display for StateSet {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(nets: &[&str]) -> AddressSet {
+        nets.iter().map(|net| AddressRange::from(net.parse::<IpNet>().unwrap())).collect()
+    }
+
+    #[test]
+    fn addresses_are_the_same_however_they_are_listed() {
+        assert_eq!(set(&["10.0.0.0/9", "10.128.0.0/9"]), set(&["10.0.0.0/8", "10.1.0.0/16"]));
+        assert_eq!(set(&["fd00::/8", "::1/128"]).to_string(), "::1, fd00::/8");
+        assert_eq!(set(&["10.0.0.1/32", "10.0.0.2/32", "10.0.0.3/32"]).to_string(), "10.0.0.1-10.0.0.3");
+        assert_eq!(set(&["0.0.0.0/0", "255.255.255.255/32"]).to_string(), "0.0.0.0/0");
+        assert_eq!(set(&["10.0.0.6/31", "10.0.0.8/32"]).to_string(), "10.0.0.6-10.0.0.8");
+    }
+
+    #[test]
+    fn a_range_is_made_of_the_fewest_networks() {
+        let range = AddressRange::new("10.0.0.1".parse().unwrap(), "10.0.0.6".parse().unwrap()).unwrap();
+        let nets: Vec<String> = range.nets().iter().map(ToString::to_string).collect();
+        assert_eq!(nets, ["10.0.0.1/32", "10.0.0.2/31", "10.0.0.4/31", "10.0.0.6/32"]);
+        assert_eq!(AddressRange::from("::/0".parse::<IpNet>().unwrap()).end(), None);
+        assert!(AddressRange::new("10.0.0.2".parse().unwrap(), "10.0.0.1".parse().unwrap()).is_none());
+    }
+
+    #[test]
+    fn ports_are_merged() {
+        let range = |first, last| PortRange { first, last };
+        assert_eq!(merged_ports(&[range(80, 80), range(1, 5), range(6, 9), range(3, 4)]), [range(1, 9), range(80, 80)]);
+        assert_eq!(merged_ports(&[range(65535, 65535), range(0, 65535)]), [range(0, 65535)]);
     }
 }

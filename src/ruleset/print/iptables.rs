@@ -99,6 +99,8 @@ fn match_text(wanted: &Match, rule: &Rule, same_extension: bool) -> String {
     match &wanted.condition {
         Condition::Source(net) => format!("{not}-s {net}"),
         Condition::Destination(net) => format!("{not}-d {net}"),
+        Condition::Sources(set) => format!("{not}-s {{ {set} }}"),
+        Condition::Destinations(set) => format!("{not}-d {{ {set} }}"),
         Condition::InInterface(interface) => format!("{not}-i {interface}"),
         Condition::OutInterface(interface) => format!("{not}-o {interface}"),
         Condition::Protocol(protocol) => format!("{not}-p {protocol}"),

@@ -128,6 +128,8 @@ impl MatchView {
         let (name, value) = match &wanted.condition {
             Condition::Source(net) => ("source", net.to_string()),
             Condition::Destination(net) => ("destination", net.to_string()),
+            Condition::Sources(set) => ("sources", set.to_string()),
+            Condition::Destinations(set) => ("destinations", set.to_string()),
             Condition::InInterface(interface) => ("in-interface", interface.to_string()),
             Condition::OutInterface(interface) => ("out-interface", interface.to_string()),
             Condition::Protocol(protocol) => ("protocol", protocol.to_string()),

@@ -3,27 +3,200 @@
 use std::time::Instant;
 
 use super::Error;
-use crate::ruleset::{Family, Mesh, Ruleset, TableName};
+use crate::ruleset::{Difference, Family, Mesh, Ownership, Ruleset, TableName, compare, equivalent, native, owner};
+
+/// A way of putting rules into the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum BackendName {
+    /// nf_tables, in a table of mesh-init's own.
+    Nftables,
+    /// The legacy packet filter.
+    Legacy,
+}
+
+impl BackendName {
+    /// Every backend, the first to be tried first.
+    pub const ALL: [BackendName; 2] = [BackendName::Nftables, BackendName::Legacy];
+
+    /// The name on the command line.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            BackendName::Nftables => "nftables",
+            BackendName::Legacy => "legacy",
+        }
+    }
+
+    /// The other one.
+    #[must_use]
+    pub const fn other(self) -> BackendName {
+        match self {
+            BackendName::Nftables => BackendName::Legacy,
+            BackendName::Legacy => BackendName::Nftables,
+        }
+    }
+}
+
+impl std::fmt::Display for BackendName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Where in a packet filter a mesh's rules stand, which depends on who wrote them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Form {
+    /// Legacy tables: mesh-init's rules, or those of iptables-legacy.
+    Legacy,
+    /// mesh-init's own table in nf_tables.
+    MeshInit,
+    /// The tables of iptables-nft: xtables extensions in nf_tables.
+    IptablesNft,
+    /// The tables that Istio makes with `--native-nftables`.
+    IstioNft,
+}
+
+impl Form {
+    /// The backend whose packet filter it is.
+    pub const fn backend(self) -> BackendName {
+        match self {
+            Form::Legacy => BackendName::Legacy,
+            Form::MeshInit | Form::IptablesNft | Form::IstioNft => BackendName::Nftables,
+        }
+    }
+
+    /// The form in which a backend writes.
+    pub const fn of(backend: BackendName) -> Form {
+        match backend {
+            BackendName::Nftables => Form::MeshInit,
+            BackendName::Legacy => Form::Legacy,
+        }
+    }
+
+    /// What people call it.
+    pub const fn describe(self) -> &'static str {
+        match self {
+            Form::Legacy => "the legacy packet filter",
+            Form::MeshInit => "mesh-init's nf_tables table",
+            Form::IptablesNft => "iptables-nft's tables",
+            Form::IstioNft => "Istio's own nf_tables tables",
+        }
+    }
+}
+
+/// What a packet filter holds of one family in one form, foreign rules included.
+#[derive(Clone, Debug)]
+pub struct Held {
+    /// The form.
+    pub form: Form,
+    /// The rules.
+    pub ruleset: Ruleset,
+    /// Why chains that are there may not catch what they should: a table that is switched off, a hook or a priority that
+    /// is not the planned one.
+    pub faults: Vec<String>,
+}
+
+impl Held {
+    /// Nothing, in that form.
+    pub fn new(form: Form, family: Family) -> Held {
+        Held { form, ruleset: Ruleset::new(family), faults: Vec::new() }
+    }
+
+    /// Which of it is `mesh`'s.
+    pub fn ownership(&self, mesh: Mesh, plan: Option<&Ruleset>) -> Ownership {
+        match self.form {
+            Form::Legacy | Form::IptablesNft => Ownership::of(mesh, &self.ruleset, plan),
+            Form::MeshInit | Form::IstioNft => Ownership::of_own_table(mesh, &self.ruleset),
+        }
+    }
+
+    /// Whether any of it is `mesh`'s.
+    pub fn has(&self, mesh: Mesh) -> bool {
+        match self.form {
+            Form::Legacy | Form::IptablesNft => owner::is_present(mesh, &self.ruleset),
+            // An empty table is left of something.
+            Form::MeshInit => {
+                let ownership = self.ownership(mesh, None);
+                self.ruleset.tables.iter().any(|table| ownership.owns_any(table)) || self.ruleset.tables.is_empty()
+            }
+            Form::IstioNft => mesh == Mesh::Istio,
+        }
+    }
+
+    /// Whether the mesh's part of it is what `plan` says.
+    pub fn agrees(&self, mesh: Mesh, plan: &Ruleset) -> bool {
+        match self.form {
+            Form::Legacy => compare::agrees(plan, &self.ruleset, &self.ownership(mesh, Some(plan))),
+            Form::MeshInit => self.faults.is_empty() && compare::agrees(&native::native(plan), &self.ruleset, &self.ownership(mesh, None)),
+            Form::IptablesNft | Form::IstioNft => self.differences(mesh, plan).is_empty() && self.faults_that_count(mesh).is_empty(),
+        }
+    }
+
+    /// How the mesh's part of it differs from `plan`.
+    pub fn differences(&self, mesh: Mesh, plan: &Ruleset) -> Vec<Difference> {
+        match self.form {
+            Form::Legacy | Form::IptablesNft => compare::compare(plan, &self.ruleset, &self.ownership(mesh, Some(plan))),
+            Form::MeshInit => compare::compare(&native::native(plan), &self.ruleset, &self.ownership(mesh, None)),
+            Form::IstioNft => {
+                // Its tables are for both families: rules that name none are there for IPv6 too, wanted or not.
+                if plan.tables.is_empty() && plan.family == Family::V6 {
+                    return Vec::new();
+                }
+                let (plan, held) = (equivalent::simplified(plan), equivalent::simplified(&self.ruleset));
+                compare::compare(&plan, &held, &Ownership::of_own_table(mesh, &held))
+            }
+        }
+    }
+
+    /// The faults, where the mesh has anything that they could spoil.
+    pub fn faults_that_count(&self, mesh: Mesh) -> &[String] {
+        if self.has(mesh) { &self.faults } else { &[] }
+    }
+}
+
+/// How much is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// Only what is there without being asked for: no legacy table is made by looking.
+    Listed,
+    /// Everything that may be there.
+    Everything,
+}
+
+/// A failed attempt to write.
+#[derive(Debug)]
+pub enum WriteError {
+    /// The kernel cannot hold the rules of these families in this packet filter. Nothing was written.
+    Refused(Vec<(Family, Error)>),
+    /// Anything else.
+    Failed(Error),
+}
+
+impl From<Error> for WriteError {
+    fn from(error: Error) -> WriteError {
+        match error.refused_family() {
+            Some(family) => WriteError::Refused(vec![(family, error)]),
+            None => WriteError::Failed(error),
+        }
+    }
+}
 
 /// A packet filter of the network namespace that the thread is in.
 pub trait Backend {
-    /// The name on the command line.
-    fn name(&self) -> &'static str;
+    /// Which one.
+    fn name(&self) -> BackendName;
 
-    /// Whether the kernel has these tables in a family: an error tells why not.
-    fn probe(&mut self, family: Family, tables: &[TableName]) -> Result<(), Error>;
-
-    /// Reads the rules of one family, foreign ones included: the tables that are there, and those `needed` besides.
-    /// A needed table that the kernel does not have is an error.
-    fn read(&mut self, family: Family, needed: &[TableName]) -> Result<Ruleset, Error>;
+    /// Reads what there is of a mesh's rules, in each form that there is any of, foreign rules of the same tables
+    /// included: of one family, the tables that are there, and those `needed` besides. A needed table that the kernel does
+    /// not have is an error.
+    fn read(&mut self, family: Family, needed: &[TableName], look: Look) -> Result<Vec<Held>, Error>;
 
     /// Makes the mesh's part of each family that `plans` names what the rule set there says; one without tables takes
-    /// the part out. Foreign rules and all counters stay. What adds capture is written before what takes it away.
-    /// `held` is what [`Backend::read`] answered a moment ago, a rule set for each plan: it tells what may have to be
-    /// written, and is not relied on for more.
+    /// the part out, in whatever form it is. Foreign rules and all counters stay. What adds capture is written before what
+    /// takes it away. `held` is what [`Backend::read`] answered a moment ago: it tells what may have to be written, and is
+    /// not relied on for more.
     ///
     /// After an error, and after success too, [`Backend::undo`] puts everything back.
-    fn write(&mut self, mesh: Mesh, plans: &[Ruleset], held: &[Ruleset], deadline: Instant) -> Result<(), Error>;
+    fn write(&mut self, mesh: Mesh, plans: &[Ruleset], held: &[Held], deadline: Instant) -> Result<(), WriteError>;
 
     /// Puts back all that was written since the backend was opened or last committed; the errors are what could not be.
     fn undo(&mut self, deadline: Instant) -> Vec<Error>;

@@ -3,6 +3,7 @@
 //! Nothing in here knows a mesh's options, a kernel interface or the machine it runs on.
 
 pub mod compare;
+pub mod equivalent;
 pub mod layout;
 pub mod model;
 pub mod native;

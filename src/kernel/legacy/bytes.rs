@@ -24,7 +24,7 @@ pub(super) fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
 
 /// The text before the first NUL of `field`, to be read by people: what is no UTF-8 or a control character is written
 /// `\xNN`.
-pub(super) fn readable(field: &[u8]) -> String {
+pub(in crate::kernel) fn readable(field: &[u8]) -> String {
     let bytes = field.split(|byte| *byte == 0).next().unwrap_or_default();
     match std::str::from_utf8(bytes) {
         Ok(text) if !text.contains(char::is_control) => text.to_owned(),

@@ -10,6 +10,7 @@ mod bytes;
 mod decode;
 mod encode;
 mod entry;
+pub(in crate::kernel) mod extension;
 mod feature;
 mod lock;
 mod order;

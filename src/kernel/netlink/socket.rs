@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, setsockopt, socket, sockopt};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, getsockopt, recv, send, setsockopt, socket, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 use nix::{setsockopt_impl, sockopt_impl};
 
@@ -33,6 +33,9 @@ const OVERRUN: u16 = libc::NLMSG_OVERRUN as u16;
 /// In an error: the attribute with the kernel's sentence.
 #[doc(alias = "NLMSGERR_ATTR_MSG")]
 const ERROR_TEXT: u16 = 1;
+/// In an error: where in the refused message the attribute begins that the kernel did not like.
+#[doc(alias = "NLMSGERR_ATTR_OFFS")]
+const ERROR_OFFSET: u16 = 2;
 
 /// What a dump's part fills at most, so that one system call fetches it.
 const RECEIVE_BUFFER: usize = 32 * 1024;
@@ -93,6 +96,8 @@ pub enum NetlinkError {
         errno: Errno,
         /// Its sentence, where it has one.
         text: Option<String>,
+        /// Where in the message the attribute begins that it refused, where it says so.
+        offset: Option<u32>,
     },
     /// What should be sent is too long.
     #[error(transparent)]
@@ -185,11 +190,22 @@ impl Socket {
         &mut self,
         kind: u16,
         fixed: &[u8],
+        parse: impl FnMut(&Message<'_>) -> Result<Option<T>, Malformed>,
+    ) -> Result<Vec<T>, NetlinkError> {
+        self.dump_of(kind, fixed, |_| {}, parse)
+    }
+
+    /// The same for a part of a list, which the attributes that `fill` writes name.
+    pub fn dump_of<T>(
+        &mut self,
+        kind: u16,
+        fixed: &[u8],
+        fill: impl Fn(&mut AttributeWriter<'_>),
         mut parse: impl FnMut(&Message<'_>) -> Result<Option<T>, Malformed>,
     ) -> Result<Vec<T>, NetlinkError> {
         let mut entries = Vec::new();
         loop {
-            let sequence = self.ask(kind, REQUEST | DUMP, fixed, |_| {})?;
+            let sequence = self.ask(kind, REQUEST | DUMP, fixed, &fill)?;
             let interrupted = self.collect(sequence, &mut parse, &mut entries)?;
             if !interrupted {
                 return Ok(entries);
@@ -238,6 +254,46 @@ impl Socket {
                     _ => into.extend(parse(&message)?),
                 }
             }
+        }
+    }
+
+    /// Sends a batch, the messages numbered from `first` to `last` (the last asking for an acknowledgement), and reads all
+    /// the answers: the refusals, each with the number of the message that it is about. One of `first` is about the batch
+    /// as a whole, which then was not looked at further.
+    pub fn batch(&mut self, bytes: &[u8], first: u32, last: u32) -> Result<Vec<(u32, NetlinkError)>, NetlinkError> {
+        self.make_room(bytes.len());
+        self.send(bytes)?;
+        let mut refusals = Vec::new();
+        let mut answered = false;
+        while !answered {
+            for message in Messages::new(self.receive()?) {
+                let message = message?;
+                match message.kind {
+                    OVERRUN => return Err(NetlinkError::Receive(Errno::EOVERFLOW)),
+                    ERROR if (first..=last).contains(&message.sequence) => {
+                        let refusal = verdict(&message).err();
+                        answered |= message.sequence == last || (message.sequence == first && refusal.is_some());
+                        refusals.extend(refusal.map(|refusal| (message.sequence, refusal)));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(refusals)
+    }
+
+    /// Sees to it that a message of `len` bytes may be sent at once.
+    fn make_room(&self, len: usize) {
+        // What the kernel adds for its own bookkeeping; its default is some 200 KiB.
+        const OVERHEAD: usize = 4096;
+        let wanted = len + OVERHEAD;
+        if getsockopt(&self.fd, sockopt::SndBuf).is_ok_and(|have| have >= wanted) {
+            return;
+        }
+        // The first passes the system's limit, and is for the initial user namespace only. Whether either did is seen when
+        // the message is sent.
+        if setsockopt(&self.fd, sockopt::SndBufForce, &wanted).is_err() {
+            let _ = setsockopt(&self.fd, sockopt::SndBuf, &wanted);
         }
     }
 
@@ -311,11 +367,12 @@ fn verdict(message: &Message<'_>) -> Result<(), NetlinkError> {
     if code >= 0 {
         return Ok(());
     }
-    let text = if message.flags & ACK_TLVS != 0 { extended_text(message, is_error).unwrap_or_default() } else { None };
-    Err(NetlinkError::Refused { errno: Errno::from_raw(code.saturating_neg()), text })
+    let (text, offset) = if message.flags & ACK_TLVS != 0 { extended(message, is_error).unwrap_or_default() } else { (None, None) };
+    Err(NetlinkError::Refused { errno: Errno::from_raw(code.saturating_neg()), text, offset })
 }
 
-fn extended_text(message: &Message<'_>, is_error: bool) -> Result<Option<String>, Malformed> {
+/// The sentence and the offset that an error may carry.
+fn extended(message: &Message<'_>, is_error: bool) -> Result<(Option<String>, Option<u32>), Malformed> {
     let mut fixed = size_of::<i32>();
     if is_error {
         // The message that is refused follows: its header only, or all of it.
@@ -326,7 +383,8 @@ fn extended_text(message: &Message<'_>, is_error: bool) -> Result<Option<String>
     }
     let attributes = Attributes::after(message.payload, fixed)?;
     let text = attributes.find(ERROR_TEXT)?.map(|attribute| attribute.text()).transpose()?;
-    Ok(text.map(|text| text.trim_end_matches('.').to_owned()))
+    let offset = attributes.find(ERROR_OFFSET)?.map(|attribute| attribute.u32()).transpose()?;
+    Ok((text.map(|text| text.trim_end_matches('.').to_owned()), offset))
 }
 
 #[cfg(test)]
@@ -370,7 +428,7 @@ mod tests {
         let done = |payload: &[u8]| verdict(&Message { kind: DONE, flags: 0, sequence: 1, payload });
         assert_eq!(done(&[]), Ok(()));
         assert_eq!(done(&0i32.to_ne_bytes()), Ok(()));
-        assert_eq!(done(&(-22i32).to_ne_bytes()), Err(NetlinkError::Refused { errno: Errno::EINVAL, text: None }));
+        assert_eq!(done(&(-22i32).to_ne_bytes()), Err(NetlinkError::Refused { errno: Errno::EINVAL, text: None, offset: None }));
         assert!(done(&[1, 2]).is_err());
         assert_eq!(done(&i32::MIN.to_ne_bytes()).unwrap_err().errno(), Some(Errno::UnknownErrno));
     }

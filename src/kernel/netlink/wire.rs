@@ -134,12 +134,22 @@ impl AttributeWriter<'_> {
         self.bytes(kind, &value.to_be_bytes())
     }
 
+    /// Eight bytes in network order.
+    pub fn u64_be(&mut self, kind: u16, value: u64) -> &mut Self {
+        self.bytes(kind, &value.to_be_bytes())
+    }
+
     /// A text with the NUL that ends it.
     pub fn text(&mut self, kind: u16, value: &str) -> &mut Self {
         self.attribute(kind, |writer| {
             writer.buffer.extend_from_slice(value.as_bytes());
             writer.buffer.push(0);
         })
+    }
+
+    /// Attributes that are written already, as another message had them.
+    pub fn raw(&mut self, attributes: &[u8]) {
+        self.buffer.extend_from_slice(attributes);
     }
 
     /// An attribute made of those that `fill` writes.

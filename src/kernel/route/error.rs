@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     fn refused(errno: Errno) -> NetlinkError {
-        NetlinkError::Refused { errno, text: None }
+        NetlinkError::Refused { errno, text: None, offset: None }
     }
 
     fn address(errno: Errno) -> String {

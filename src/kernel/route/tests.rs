@@ -320,7 +320,7 @@ fn only_a_change_that_the_kernel_did_not_make_is_not_written_down() {
         (Err(NetlinkError::Timeout), true),
         (Err(NetlinkError::Malformed(malformed)), true),
         (Err(NetlinkError::Send(Errno::ENOMEM)), false),
-        (Err(NetlinkError::Refused { errno: Errno::EEXIST, text: None }), false),
+        (Err(NetlinkError::Refused { errno: Errno::EEXIST, text: None, offset: None }), false),
     ] {
         let mut journal = Journal::new();
         assert_eq!(journal::record(&mut journal, change(), outcome.clone()), outcome);

@@ -1,0 +1,656 @@
+//! Expressions into rules. What is not understood becomes an [`Opaque`].
+//!
+//! Not only what mesh-init writes is understood, but what `nft` and `iptables-nft` make of such rules, xtables extensions
+//! included: each expression is followed through the registers that it reads and writes.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+
+use super::abi::{
+    self, bitwise, byteorder, cmp, compat, counter, ct, immediate, lookup, meta, payload, range, redir, tproxy,
+    {CT_DIRECTION, CT_DREG, CT_KEY, CT_SREG}, {META_DREG, META_KEY, META_SREG},
+};
+use super::encode::address_field;
+use super::sets::Set;
+use crate::kernel::legacy::extension;
+use crate::kernel::netlink::wire::{Attribute, Attributes, Malformed};
+use crate::ruleset::{
+    AddressRange, AddressSet, Condition, Counters, Family, IdRange, Interface, MarkMask, Match, Opaque, PortRange, Protocol, Rule, StateSet,
+    Target,
+};
+
+/// A rule as a kernel tells it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Source<'a> {
+    /// The table's family (`NFPROTO_*`).
+    pub(super) family: u8,
+    /// The value of `NFTA_RULE_EXPRESSIONS`.
+    pub(super) expressions: &'a [u8],
+    /// The value of `NFTA_RULE_USERDATA`.
+    pub(super) user_data: &'a [u8],
+}
+
+/// What a rule means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Decoded {
+    pub(super) rule: Rule,
+    /// The only family whose packets it matches, in a table of both.
+    pub(super) family: Option<Family>,
+}
+
+/// What the expressions mean. `set` finds the sets of the rule's table, `chain` the model's name for a chain of it.
+pub(super) fn rule<'s>(
+    source: Source<'_>,
+    set: &dyn Fn(&str) -> Option<&'s Set>,
+    chain: &dyn Fn(&str) -> String,
+) -> Result<Decoded, Malformed> {
+    let mut reading = Reading {
+        inet: source.family == abi::INET,
+        family: match source.family {
+            abi::IPV4 => Some(Family::V4),
+            abi::IPV6 => Some(Family::V6),
+            _ => None,
+        },
+        registers: Vec::new(),
+        matches: Vec::new(),
+        open_range: None,
+        actions: Vec::new(),
+        comment: comment(source.user_data),
+        counters: None,
+        set,
+        chain,
+    };
+    for element in Attributes::new(source.expressions) {
+        let expression = Expression::parse(element?)?;
+        // An expression with a part that is missing or of another length is one that is not known.
+        if !matches!(reading.follow(&expression), Ok(Some(()))) {
+            reading.unknown(&expression);
+        }
+    }
+    let target = reading.target(source.expressions);
+    let family = reading.family.filter(|_| reading.inet);
+    let mut rule = Rule::new(reading.matches, target);
+    rule.comment = reading.comment;
+    rule.counters = reading.counters;
+    Ok(Decoded { rule: crate::ruleset::native::canonical(&rule), family })
+}
+
+/// The comment in a rule's user data: type, length and value, one after the other.
+fn comment(mut data: &[u8]) -> Option<String> {
+    while let [kind, len, rest @ ..] = data {
+        let value = rest.get(..usize::from(*len))?;
+        if *kind == abi::USERDATA_COMMENT {
+            return Some(extension::readable(value));
+        }
+        data = &rest[value.len()..];
+    }
+    None
+}
+
+/// The names of a rule's expressions, and whether each looks something up in a set.
+pub(super) fn lookups(expressions: &[u8]) -> Vec<String> {
+    let names = Attributes::new(expressions).flatten().filter_map(|element| {
+        let expression = Expression::parse(element).ok()?;
+        (expression.name == "lookup").then_some(())?;
+        Some(expression.data.find(lookup::SET).ok()??.text().ok()?.to_owned())
+    });
+    names.collect()
+}
+
+/// The name of the expression that is the list element at `offset` of `message`.
+pub(super) fn name_at(message: &[u8], offset: usize) -> Option<String> {
+    let element = Attributes::new(message.get(offset..)?).next()?.ok()?;
+    Some(Expression::parse(element).ok()?.name.to_owned())
+}
+
+struct Expression<'a> {
+    name: &'a str,
+    data: Attributes<'a>,
+    bytes: &'a [u8],
+}
+
+impl<'a> Expression<'a> {
+    fn parse(element: Attribute<'a>) -> Result<Expression<'a>, Malformed> {
+        let parts = element.nested();
+        let name = parts.find(abi::EXPRESSION_NAME)?.ok_or(Malformed("expression without a name"))?.text()?;
+        // Some have nothing to say.
+        let bytes = parts.find(abi::EXPRESSION_DATA)?.map_or(&[][..], |data| data.value);
+        Ok(Expression { name, data: Attributes::new(bytes), bytes })
+    }
+
+    fn number(&self, kind: u16) -> Result<Option<u32>, Malformed> {
+        self.data.find(kind)?.map(|attribute| attribute.u32_be()).transpose()
+    }
+
+    fn has(&self, kind: u16) -> Result<bool, Malformed> {
+        Ok(self.data.find(kind)?.is_some())
+    }
+
+    /// The value in `struct nft_data`.
+    fn value(&self, kind: u16) -> Result<Option<&'a [u8]>, Malformed> {
+        let Some(data) = self.data.find(kind)? else { return Ok(None) };
+        Ok(data.nested().find(abi::DATA_VALUE)?.map(|value| value.value))
+    }
+
+    fn opaque(&self) -> Opaque {
+        Opaque { name: self.name.to_owned(), revision: 0, data: self.bytes.to_vec() }
+    }
+}
+
+/// What is in a register.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Loaded {
+    what: What,
+    /// Bits that were kept, and those that were then turned.
+    mask: Option<(Vec<u8>, Vec<u8>)>,
+    /// Turned into network order.
+    turned: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum What {
+    Meta(u32),
+    Ct(u32),
+    Payload { base: u32, offset: usize, len: usize },
+    Value(Vec<u8>),
+}
+
+impl Loaded {
+    fn plain(what: What) -> Loaded {
+        Loaded { what, mask: None, turned: false }
+    }
+
+    /// The mask, if it only takes bits away; all bits without one.
+    fn mark_mask(&self) -> Option<u32> {
+        match &self.mask {
+            None => Some(u32::MAX),
+            Some((mask, xor)) => Some(host(mask)?).filter(|_| xor.iter().all(|byte| *byte == 0)),
+        }
+    }
+}
+
+/// Something that a rule does.
+#[derive(Clone, Debug)]
+enum Action {
+    Verdict(Target),
+    SetMark(Loaded),
+    Do(Target),
+    TproxyTo(u16),
+    Unknown(Opaque),
+}
+
+struct Reading<'r, 's> {
+    inet: bool,
+    family: Option<Family>,
+    registers: Vec<(u32, Loaded)>,
+    matches: Vec<Match>,
+    /// The register of which the last match has found that it is at least something.
+    open_range: Option<u32>,
+    actions: Vec<Action>,
+    comment: Option<String>,
+    counters: Option<Counters>,
+    set: &'r dyn Fn(&str) -> Option<&'s Set>,
+    chain: &'r dyn Fn(&str) -> String,
+}
+
+impl Reading<'_, '_> {
+    fn loaded(&self, register: u32) -> Option<&Loaded> {
+        self.registers.iter().find(|(number, _)| *number == register).map(|(_, loaded)| loaded)
+    }
+
+    fn load(&mut self, register: u32, loaded: Loaded) {
+        self.forget(register);
+        self.registers.push((register, loaded));
+    }
+
+    fn forget(&mut self, register: u32) {
+        self.registers.retain(|(number, _)| *number != register);
+    }
+
+    /// Takes the expression in; nothing if it is not known. What it leaves in registers then is not known either.
+    fn follow(&mut self, expression: &Expression<'_>) -> Result<Option<()>, Malformed> {
+        let open_range = self.open_range.take();
+        match expression.name {
+            "counter" => self.count(expression),
+            "meta" => self.meta(expression),
+            "ct" => self.connection(expression),
+            "payload" => self.payload(expression),
+            "immediate" => self.immediate(expression),
+            "bitwise" => self.bitwise(expression),
+            "byteorder" => self.byteorder(expression),
+            "cmp" => self.compare(expression, open_range),
+            "range" => self.range(expression),
+            "lookup" => self.look_up(expression),
+            "redir" => self.redirect(expression),
+            "tproxy" => self.tproxy(expression),
+            "match" => self.extension(expression),
+            "target" => self.extension_target(expression),
+            _ => Ok(None),
+        }
+    }
+
+    fn count(&mut self, expression: &Expression<'_>) -> Result<Option<()>, Malformed> {
+        let number = |kind| expression.data.find(kind)?.map_or(Ok(0), |value| value.u64_be());
+        self.counters = Some(Counters { packets: number(counter::PACKETS)?, bytes: number(counter::BYTES)? });
+        Ok(Some(()))
+    }
+
+    fn meta(&mut self, expression: &Expression<'_>) -> Result<Option<()>, Malformed> {
+        let (Some(key), sets) = (expression.number(META_KEY)?, expression.number(META_SREG)?) else { return Ok(None) };
+        if let Some(register) = expression.number(META_DREG)? {
+            self.load(register, Loaded::plain(What::Meta(key)));
+            return Ok(Some(()));
+        }
+        let value = sets.and_then(|register| self.loaded(register)).filter(|_| key == meta::MARK).cloned();
+        self.actions.extend(value.clone().map(Action::SetMark));
+        Ok(value.map(|_| ()))
+    }
+
+    fn connection(&mut self, expression: &Expression<'_>) -> Result<Option<()>, Malformed> {
+        let Some(key) = expression.number(CT_KEY)?.filter(|_| !matches!(expression.has(CT_DIRECTION), Ok(true))) else { return Ok(None) };
+        if let Some(register) = expression.number(CT_DREG)? {
+            self.load(register, Loaded::plain(What::Ct(key)));
+            return Ok(Some(()));
+        }
+        let from = expression.number(CT_SREG)?.and_then(|register| self.loaded(register));
+        let done = match (key, from) {
+            (ct::MARK, Some(Loaded { what: What::Meta(meta::MARK), mask: None, .. })) => Target::SaveMark,
+            (ct::ZONE, Some(Loaded { what: What::Value(value), mask: None, .. })) => match value.first_chunk() {
+                Some(zone) => Target::CtZone(u16::from_ne_bytes(*zone)),
+                None => return Ok(None),
+            },
+            _ => return Ok(None),
+        };
+        self.actions.push(Action::Do(done));
+        Ok(Some(()))
+    }
+
+    fn payload(&mut self, expression: &Expression<'_>) -> Result<Option<()>, Malformed> {
+        let number = |kind| expression.number(kind);
+        let (Some(register), Some(base)) = (number(payload::DREG)?, number(payload::BASE)?) else { return Ok(None) };
+        let (Some(offset), Some(len)) = (number(payload::OFFSET)?, number(payload::LEN)?) else { return Ok(None) };
+        self.load(register, Loaded::plain(What::Payload { base, offset: offset as usize, len: len as usize }));
+        Ok(Some(()))
+    }
+
+    fn immediate(&mut self, expression: &Expression<'_>) -> Result<Option<()>, Malformed> {
+        let (Some(register), Some(data)) = (expression.number(immediate::DREG)?, expression.data.find(immediate::DATA)?) else {
+            return Ok(None);
+        };
+        let Some(verdict) = data.nested().find(abi::DATA_VERDICT)? else {
+            let Some(value) = expression.value(immediate::DATA)? else { return Ok(None) };
+            self.load(register, Loaded::plain(What::Value(value.to_vec())));
+            return Ok(Some(()));
+        };
+        let Some(code) = verdict.nested().find(abi::VERDICT_CODE)? else { return Ok(None) };
+        let to = || {
+            let chain = verdict.nested().find(abi::VERDICT_CHAIN)?.ok_or(Malformed("jump without a chain"))?;
+            Ok((self.chain)(chain.text()?))
+        };
+        let target = match code.u32_be()? {
+            abi::ACCEPT => Target::Accept,
+            abi::DROP => Target::Drop,
+            abi::RETURN => Target::Return,
+            abi::JUMP => Target::Jump(to()?),
+            abi::GOTO => Target::Goto(to()?),
+            _ => return Ok(None),
+        };
+        self.actions.push(Action::Verdict(target));
+        Ok(Some(()))
+    }
+
+    fn bitwise(&mut self, expression: &Expression<'_>) -> Result<Option<()>, Malformed> {
+        let (Some(from), Some(to)) = (expression.number(bitwise::SREG)?, expression.number(bitwise::DREG)?) else { return Ok(None) };
+        let before = self.loaded(from).filter(|loaded| loaded.mask.is_none() && !loaded.turned).cloned();
+        self.forget(to);
+        let (Some(before), None | Some(0)) = (before, expression.number(bitwise::OPERATION)?) else { return Ok(None) };
+        let (Some(mask), Some(xor)) = (expression.value(bitwise::MASK)?, expression.value(bitwise::XOR)?) else { return Ok(None) };
+        self.load(to, Loaded { mask: Some((mask.to_vec(), xor.to_vec())), ..before });
+        Ok(Some(()))
+    }
+
+    fn byteorder(&mut self, expression: &Expression<'_>) -> Result<Option<()>, Malformed> {
+        let (Some(from), Some(to)) = (expression.number(byteorder::SREG)?, expression.number(byteorder::DREG)?) else { return Ok(None) };
+        let before = self.loaded(from).filter(|loaded| loaded.mask.is_none() && !loaded.turned).cloned();
+        self.forget(to);
+        let known = expression.number(byteorder::OPERATION)? == Some(byteorder::TO_NETWORK) && expression.number(byteorder::SIZE)? == Some(4);
+        let Some(before) = before.filter(|_| known) else { return Ok(None) };
+        self.load(to, Loaded { turned: true, ..before });
+        Ok(Some(()))
+    }
+
+    fn compare(&mut self, expression: &Expression<'_>, open_range: Option<u32>) -> Result<Option<()>, Malformed> {
+        let (Some(register), Some(operation)) = (expression.number(cmp::SREG)?, expression.number(cmp::OPERATION)?) else { return Ok(None) };
+        let (Some(loaded), Some(value)) = (self.loaded(register).cloned(), expression.value(cmp::DATA)?) else { return Ok(None) };
+        let found = match operation {
+            cmp::EQUAL | cmp::UNEQUAL => return Ok(self.equals(&loaded, value, operation == cmp::UNEQUAL)),
+            cmp::AT_LEAST => range_of(&loaded, Some(value), None),
+            cmp::AT_MOST if open_range == Some(register) => {
+                let whole = self.matches.last().and_then(|last| closed(&last.condition, value));
+                let Some(whole) = whole else { return Ok(None) };
+                self.matches.pop();
+                Some(whole)
+            }
+            cmp::AT_MOST => range_of(&loaded, None, Some(value)),
+            _ => None,
+        };
+        let Some(found) = found else { return Ok(None) };
+        self.open_range = (operation == cmp::AT_LEAST).then_some(register);
+        self.matches.push(found.into());
+        Ok(Some(()))
+    }
+
+    fn equals(&mut self, loaded: &Loaded, value: &[u8], negated: bool) -> Option<()> {
+        let mut negated = negated;
+        let condition = match &loaded.what {
+            What::Meta(meta::NFPROTO) if self.inet && !negated && loaded.mask.is_none() => {
+                self.family = match value {
+                    [abi::IPV4] => Some(Family::V4),
+                    [abi::IPV6] => Some(Family::V6),
+                    _ => return None,
+                };
+                return Some(());
+            }
+            What::Ct(ct::STATE) => {
+                let bits = match (&loaded.mask, host(value)?) {
+                    (None, bits) => bits,
+                    // Any of the bits: what is left is not nothing.
+                    (Some((mask, xor)), 0) if xor.iter().all(|byte| *byte == 0) => {
+                        negated = !negated;
+                        host(mask)?
+                    }
+                    _ => return None,
+                };
+                Condition::State(states(bits)?)
+            }
+            What::Meta(meta::MARK) => Condition::Mark(MarkMask { value: host(value)?, mask: loaded.mark_mask()? }),
+            What::Ct(ct::MARK) => Condition::Connmark(MarkMask { value: host(value)?, mask: loaded.mark_mask()? }),
+            What::Payload { base: payload::NETWORK, offset, len } => self.network_field(*offset, *len, loaded.mask.as_ref(), value)?,
+            _ if loaded.mask.is_some() || loaded.turned => return None,
+            What::Meta(meta::IN_NAME) => Condition::InInterface(interface(value)?),
+            What::Meta(meta::OUT_NAME) => Condition::OutInterface(interface(value)?),
+            What::Meta(meta::L4PROTO) => Condition::Protocol(Protocol(*value.first()?)),
+            What::Meta(meta::SOCKET_UID) => Condition::Uid(IdRange::single(host(value)?)),
+            What::Meta(meta::SOCKET_GID) => Condition::Gid(IdRange::single(host(value)?)),
+            What::Payload { base: payload::TRANSPORT, offset, len: 2 } => {
+                let port = u16::from_be_bytes(value.try_into().ok()?);
+                port_condition(*offset, PortRange::single(port))?
+            }
+            _ => return None,
+        };
+        self.matches.push(Match { negated, condition });
+        Some(())
+    }
+
+    /// An address, the beginning of one, or the protocol in the header itself.
+    fn network_field(&self, offset: usize, len: usize, mask: Option<&(Vec<u8>, Vec<u8>)>, value: &[u8]) -> Option<Condition> {
+        let family = self.family?;
+        let protocol_at = match family {
+            Family::V4 => 9,
+            Family::V6 => 6,
+        };
+        if (offset, len) == (protocol_at, 1) && mask.is_none() {
+            return Some(Condition::Protocol(Protocol(*value.first()?)));
+        }
+        let (source, whole) = address_field(family);
+        if len > whole || value.len() < len {
+            return None;
+        }
+        let bits = match mask {
+            None => 8 * len,
+            Some((mask, xor)) => {
+                let ones = mask.iter().map(|byte| byte.leading_ones() as usize).take_while(|ones| *ones > 0).sum::<usize>();
+                let contiguous = mask.iter().map(|byte| byte.count_ones() as usize).sum::<usize>() == ones && prefix_mask(mask);
+                Some(ones).filter(|_| contiguous && xor.iter().all(|byte| *byte == 0))?
+            }
+        };
+        let net = net(family, &value[..len], bits)?;
+        match offset {
+            at if at == source => Some(Condition::Source(net)),
+            at if at == source + whole => Some(Condition::Destination(net)),
+            _ => None,
+        }
+    }
+
+    fn range(&mut self, expression: &Expression<'_>) -> Result<Option<()>, Malformed> {
+        let (Some(register), Some(operation)) = (expression.number(range::SREG)?, expression.number(range::OPERATION)?) else {
+            return Ok(None);
+        };
+        let loaded = self.loaded(register).cloned();
+        let condition = loaded.and_then(|loaded| {
+            range_of(&loaded, Some(expression.value(range::FROM).ok()??), Some(expression.value(range::TO).ok()??))
+        });
+        let Some(condition) = condition else { return Ok(None) };
+        self.matches.push(Match { negated: operation == cmp::UNEQUAL, condition });
+        Ok(Some(()))
+    }
+
+    fn look_up(&mut self, expression: &Expression<'_>) -> Result<Option<()>, Malformed> {
+        let (Some(register), Some(name)) = (expression.number(lookup::SREG)?, expression.data.find(lookup::SET)?) else { return Ok(None) };
+        let negated = expression.number(lookup::FLAGS)?.unwrap_or(0) & lookup::INVERTED != 0;
+        let set = (self.set)(name.text()?).filter(|_| !matches!(expression.has(lookup::DREG), Ok(true)));
+        let Some((loaded, set)) = self.loaded(register).filter(|loaded| loaded.mask.is_none() && !loaded.turned).zip(set) else {
+            return Ok(None);
+        };
+        let Some(condition) = self.in_set(&loaded.what, set) else { return Ok(None) };
+        self.matches.push(Match { negated, condition });
+        Ok(Some(()))
+    }
+
+    fn in_set(&self, what: &What, set: &Set) -> Option<Condition> {
+        match what {
+            What::Payload { base: payload::TRANSPORT, offset, len: 2 } => {
+                let port = |bytes: &[u8]| Some(u16::from_be_bytes(bytes.try_into().ok()?));
+                let ports = set.intervals.iter().map(|(first, last)| Some(PortRange { first: port(first)?, last: port(last)? }));
+                let list = ports.collect::<Option<Vec<PortRange>>>()?;
+                match offset {
+                    0 => Some(Condition::SourcePorts(list)),
+                    2 => Some(Condition::DestinationPorts(list)),
+                    _ => None,
+                }
+            }
+            What::Payload { base: payload::NETWORK, offset, len } => {
+                let (source, whole) = address_field(self.family?);
+                let ranges = set.intervals.iter().map(|(first, last)| AddressRange::new(address(first)?, address(last)?));
+                let addresses = ranges.collect::<Option<AddressSet>>().filter(|_| *len == whole)?;
+                match *offset {
+                    at if at == source => Some(Condition::Sources(addresses)),
+                    at if at == source + whole => Some(Condition::Destinations(addresses)),
+                    _ => None,
+                }
+            }
+            _ => None,
+        }
+    }
+
+    fn redirect(&mut self, expression: &Expression<'_>) -> Result<Option<()>, Malformed> {
+        let first = expression.number(redir::REG_MIN)?;
+        let port = first.and_then(|register| self.port_value(register));
+        let one_port = expression.number(redir::REG_MAX)?.is_none_or(|last| Some(last) == first);
+        let known_flags = expression.number(redir::FLAGS)?.unwrap_or(0) & !redir::PORT == 0;
+        let port = port.filter(|_| one_port && known_flags);
+        self.actions.extend(port.map(|port| Action::Do(Target::Redirect(port))));
+        Ok(port.map(|_| ()))
+    }
+
+    fn port_value(&self, register: u32) -> Option<u16> {
+        match self.loaded(register)? {
+            Loaded { what: What::Value(value), mask: None, turned: false } => Some(u16::from_be_bytes(*value.first_chunk()?)),
+            _ => None,
+        }
+    }
+
+    fn tproxy(&mut self, expression: &Expression<'_>) -> Result<Option<()>, Malformed> {
+        let port = expression.number(tproxy::REG_PORT)?.and_then(|register| self.port_value(register));
+        let port = port.filter(|_| !matches!(expression.has(tproxy::REG_ADDRESS), Ok(true)));
+        self.actions.extend(port.map(Action::TproxyTo));
+        Ok(port.map(|_| ()))
+    }
+
+    fn extension(&mut self, expression: &Expression<'_>) -> Result<Option<()>, Malformed> {
+        let Some((name, revision, data)) = xtables(expression)? else { return Ok(None) };
+        match extension::matches(name, revision, data) {
+            Some(extension::Known::Matches(found)) => self.matches.extend(found),
+            Some(extension::Known::Comment(text)) if self.comment.is_none() => self.comment = Some(text),
+            _ => self.matches.push(Condition::Opaque(Opaque { name: name.to_owned(), revision, data: data.to_vec() }).into()),
+        }
+        Ok(Some(()))
+    }
+
+    fn extension_target(&mut self, expression: &Expression<'_>) -> Result<Option<()>, Malformed> {
+        let (Some((name, revision, data)), Some(family)) = (xtables(expression)?, self.family) else { return Ok(None) };
+        let unknown = || Target::Opaque(Opaque { name: name.to_owned(), revision, data: data.to_vec() });
+        self.actions.push(Action::Do(extension::target(family, name, revision, data).unwrap_or_else(unknown)));
+        Ok(Some(()))
+    }
+
+    /// What an expression that is not known leaves in the registers is not known either; it counts as a match.
+    fn unknown(&mut self, expression: &Expression<'_>) {
+        // Which attribute names a register is the expression's own affair, so that none is trusted.
+        if expression.name != "cmp" {
+            self.registers.clear();
+        }
+        let statement = matches!(
+            expression.name,
+            "nat" | "masq" | "redir" | "tproxy" | "reject" | "queue" | "notrack" | "dup" | "fwd" | "dynset" | "objref" | "target"
+        );
+        let sets = |kind| matches!(expression.has(kind), Ok(true));
+        let writes = (expression.name == "meta" && sets(META_SREG)) || (expression.name == "ct" && sets(CT_SREG));
+        let maps = expression.name == "lookup" && matches!(expression.number(lookup::DREG), Ok(Some(abi::REGISTER_VERDICT)));
+        let jumps = expression.name == "immediate" && matches!(expression.number(immediate::DREG), Ok(Some(abi::REGISTER_VERDICT)));
+        if statement || writes || maps || jumps {
+            self.actions.push(Action::Unknown(expression.opaque()));
+        } else {
+            self.matches.push(Condition::Opaque(expression.opaque()).into());
+        }
+    }
+
+    fn target(&self, expressions: &[u8]) -> Target {
+        let known = match self.actions.as_slice() {
+            [] => Some(Target::Continue),
+            [Action::Verdict(target) | Action::Do(target)] => Some(target.clone()),
+            [Action::Unknown(opaque)] => Some(Target::Opaque(opaque.clone())),
+            [Action::SetMark(Loaded { what: What::Ct(ct::MARK), mask: None, .. })] => Some(Target::RestoreMark),
+            [Action::SetMark(loaded)] => mark_set(loaded).map(Target::Mark),
+            [Action::TproxyTo(port), Action::SetMark(loaded), Action::Verdict(Target::Accept)] => {
+                mark_set(loaded).map(|mark| Target::Tproxy { port: *port, mark })
+            }
+            _ => None,
+        };
+        let unknown = || Opaque { name: "several statements".to_owned(), revision: 0, data: expressions.to_vec() };
+        known.unwrap_or_else(|| Target::Opaque(unknown()))
+    }
+}
+
+/// What a mark becomes that is set from this: the bits that are written, and their values.
+fn mark_set(loaded: &Loaded) -> Option<MarkMask> {
+    match (&loaded.what, &loaded.mask) {
+        (What::Value(value), None) => Some(MarkMask::full(host(value)?)),
+        (What::Meta(meta::MARK), Some((mask, xor))) => Some(MarkMask { value: host(xor)?, mask: !host(mask)? }),
+        _ => None,
+    }
+}
+
+/// Name, revision and data of an xtables extension.
+fn xtables<'a>(expression: &Expression<'a>) -> Result<Option<(&'a str, u8, &'a [u8])>, Malformed> {
+    let name = expression.data.find(compat::NAME)?.map(|name| name.text()).transpose()?;
+    let revision = expression.number(compat::REVISION)?.and_then(|revision| u8::try_from(revision).ok());
+    let data = expression.data.find(compat::INFO)?.map(|info| info.value);
+    Ok(name.zip(revision).zip(data).map(|((name, revision), data)| (name, revision, data)))
+}
+
+fn host(bytes: &[u8]) -> Option<u32> {
+    Some(u32::from_ne_bytes(bytes.try_into().ok()?))
+}
+
+fn network(bytes: &[u8]) -> Option<u32> {
+    Some(u32::from_be_bytes(bytes.try_into().ok()?))
+}
+
+fn states(bits: u32) -> Option<StateSet> {
+    let known = abi::STATE_BITS.iter().fold(0, |known, bit| known | bit);
+    let named = StateSet::NAMES.iter().zip(abi::STATE_BITS).filter(|(_, bit)| bits & bit != 0);
+    (bits & !known == 0).then(|| named.fold(StateSet::default(), |set, ((state, _), _)| set.union(*state)))
+}
+
+/// A name up to its NUL; without one, the beginning of a name.
+fn interface(value: &[u8]) -> Option<Interface> {
+    match value.split_once_nul() {
+        Some(name) => Interface::new(std::str::from_utf8(name).ok()?).filter(|name| !name.pattern().1),
+        None => Interface::new(&format!("{}+", std::str::from_utf8(value).ok()?)),
+    }
+}
+
+trait UpToNul {
+    /// What precedes the first NUL, if there is one.
+    fn split_once_nul(&self) -> Option<&[u8]>;
+}
+
+impl UpToNul for [u8] {
+    fn split_once_nul(&self) -> Option<&[u8]> {
+        let end = self.iter().position(|byte| *byte == 0)?;
+        Some(&self[..end])
+    }
+}
+
+fn port_condition(offset: usize, ports: PortRange) -> Option<Condition> {
+    match offset {
+        0 => Some(Condition::SourcePort(ports)),
+        2 => Some(Condition::DestinationPort(ports)),
+        _ => None,
+    }
+}
+
+/// From `first` to `last`, or to where numbers of the kind end.
+fn range_of(loaded: &Loaded, first: Option<&[u8]>, last: Option<&[u8]>) -> Option<Condition> {
+    if loaded.mask.is_some() {
+        return None;
+    }
+    match &loaded.what {
+        What::Payload { base: payload::TRANSPORT, offset, len: 2 } => {
+            let port = |bytes: &[u8]| Some(u16::from_be_bytes(bytes.try_into().ok()?));
+            let ports = PortRange { first: first.map_or(Some(0), port)?, last: last.map_or(Some(u16::MAX), port)? };
+            port_condition(*offset, ports)
+        }
+        What::Meta(key @ (meta::SOCKET_UID | meta::SOCKET_GID)) if loaded.turned => {
+            let ids = IdRange { first: first.map_or(Some(0), network)?, last: last.map_or(Some(u32::MAX), network)? };
+            Some(if *key == meta::SOCKET_UID { Condition::Uid(ids) } else { Condition::Gid(ids) })
+        }
+        _ => None,
+    }
+}
+
+/// The range of `condition`, which is open at its end, up to `last`.
+fn closed(condition: &Condition, last: &[u8]) -> Option<Condition> {
+    let port = || Some(u16::from_be_bytes(last.try_into().ok()?));
+    Some(match condition {
+        Condition::SourcePort(ports) => Condition::SourcePort(PortRange { last: port()?, ..*ports }),
+        Condition::DestinationPort(ports) => Condition::DestinationPort(PortRange { last: port()?, ..*ports }),
+        Condition::Uid(ids) => Condition::Uid(IdRange { last: network(last)?, ..*ids }),
+        Condition::Gid(ids) => Condition::Gid(IdRange { last: network(last)?, ..*ids }),
+        _ => return None,
+    })
+}
+
+/// Whether ones come before zeros.
+fn prefix_mask(mask: &[u8]) -> bool {
+    let mut bits = mask.iter().flat_map(|byte| (0..8).rev().map(move |bit| byte >> bit & 1));
+    !bits.by_ref().any(|bit| bit == 0) || bits.all(|bit| bit == 0)
+}
+
+/// The network with these first bytes of its address.
+fn net(family: Family, first: &[u8], bits: usize) -> Option<IpNet> {
+    let mut octets = first.to_vec();
+    octets.resize(address_field(family).1, 0);
+    let net = IpNet::new(address(&octets)?, u8::try_from(bits).ok()?).ok()?;
+    (net.trunc() == net).then_some(net)
+}
+
+fn address(octets: &[u8]) -> Option<IpAddr> {
+    match octets.len() {
+        4 => Some(Ipv4Addr::from(<[u8; 4]>::try_from(octets).ok()?).into()),
+        16 => Some(Ipv6Addr::from(<[u8; 16]>::try_from(octets).ok()?).into()),
+        _ => None,
+    }
+}

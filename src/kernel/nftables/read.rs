@@ -1,0 +1,232 @@
+//! What the kernel holds, as it says it: tables, chains, rules and sets, all of one generation.
+
+use std::time::Instant;
+
+use nix::errno::Errno;
+
+use super::abi::{self, message};
+use super::decode;
+use super::sets::Set;
+use crate::kernel::netlink::wire::{AttributeWriter, Attributes, Malformed, Message};
+use crate::kernel::netlink::{NetlinkError, Socket};
+
+/// The tables that were asked for, as they were in one generation of the rules.
+#[derive(Clone, Debug)]
+pub(super) struct Snapshot {
+    pub(super) generation: u32,
+    pub(super) tables: Vec<TableData>,
+}
+
+impl Snapshot {
+    /// The table of that family (`NFPROTO_*`) and name.
+    pub(super) fn table(&self, family: u8, name: &str) -> Option<&TableData> {
+        self.tables.iter().find(|table| table.family == family && table.name == name)
+    }
+}
+
+/// A table.
+#[derive(Clone, Debug)]
+pub(super) struct TableData {
+    pub(super) family: u8,
+    pub(super) name: String,
+    pub(super) flags: u32,
+    pub(super) chains: Vec<ChainData>,
+    /// Its sets, if any of its rules looks something up.
+    pub(super) sets: Vec<Set>,
+}
+
+impl TableData {
+    /// The chain of that name.
+    pub(super) fn chain(&self, name: &str) -> Option<&ChainData> {
+        self.chains.iter().find(|chain| chain.name == name)
+    }
+
+    /// The set of that name.
+    pub(super) fn set(&self, name: &str) -> Option<&Set> {
+        self.sets.iter().find(|set| set.name == name)
+    }
+}
+
+/// A chain and its rules.
+#[derive(Clone, Debug)]
+pub(super) struct ChainData {
+    pub(super) name: String,
+    /// Where it is called from; `None` for a chain that rules jump to.
+    pub(super) base: Option<BaseData>,
+    /// Its attributes, to make it again.
+    pub(super) attributes: Vec<u8>,
+    pub(super) rules: Vec<RuleData>,
+}
+
+/// Type, hook, priority and policy of a base chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct BaseData {
+    pub(super) kind: String,
+    /// `enum nf_inet_hooks`
+    pub(super) hook: u32,
+    pub(super) priority: i32,
+    /// `NF_ACCEPT` or `NF_DROP`
+    pub(super) policy: u32,
+}
+
+/// A rule.
+#[derive(Clone, Debug)]
+pub(super) struct RuleData {
+    pub(super) handle: u64,
+    pub(super) expressions: Vec<u8>,
+    pub(super) user_data: Vec<u8>,
+}
+
+/// The number of the rules' generation, which every change makes another.
+pub(super) fn generation(socket: &mut Socket) -> Result<u32, NetlinkError> {
+    let parse = |answer: &Message<'_>| {
+        if answer.kind != message::NEWGEN {
+            return Ok(None);
+        }
+        let id = answer.attributes(abi::HEAD)?.find(abi::GEN_ID)?.ok_or(Malformed("generation without a number"))?;
+        id.u32_be().map(Some)
+    };
+    let found = socket.query(message::GETGEN, 0, &abi::head(abi::UNSPEC, 0), |_| {}, parse)?;
+    found.first().copied().ok_or(NetlinkError::Malformed(Malformed("no generation")))
+}
+
+/// Reads the tables that `wanted` chooses by family and name. If rules change meanwhile, everything is read again, until
+/// `deadline`.
+pub(super) fn snapshot(socket: &mut Socket, deadline: Instant, wanted: impl Fn(u8, &str) -> bool) -> Result<Snapshot, NetlinkError> {
+    let mut before = generation(socket)?;
+    loop {
+        let tables = match read_tables(socket, &wanted) {
+            // What was listed a moment ago has gone.
+            Err(NetlinkError::Refused { errno: Errno::ENOENT, .. }) => None,
+            tables => Some(tables?),
+        };
+        let after = generation(socket)?;
+        match tables {
+            Some(tables) if before == after => return Ok(Snapshot { generation: after, tables }),
+            _ if Instant::now() >= deadline => return Err(NetlinkError::KeptChanging),
+            _ => before = after,
+        }
+    }
+}
+
+fn read_tables(socket: &mut Socket, wanted: &impl Fn(u8, &str) -> bool) -> Result<Vec<TableData>, NetlinkError> {
+    let mut tables = socket.dump(message::GETTABLE, &abi::head(abi::UNSPEC, 0), |message| parse_table(message, wanted))?;
+    if tables.is_empty() {
+        return Ok(tables);
+    }
+    let chains = socket.dump(message::GETCHAIN, &abi::head(abi::UNSPEC, 0), parse_chain)?;
+    for (family, table, chain) in chains {
+        if let Some(table) = tables.iter_mut().find(|known| known.family == family && known.name == table) {
+            table.chains.push(chain);
+        }
+    }
+    for table in &mut tables {
+        read_rules(socket, table)?;
+        read_sets(socket, table)?;
+    }
+    Ok(tables)
+}
+
+/// A kernel lists tables of all families, chains and rules in their order.
+fn family_of(message: &Message<'_>) -> u8 {
+    message.payload.first().copied().unwrap_or_default()
+}
+
+fn parse_table(message: &Message<'_>, wanted: &impl Fn(u8, &str) -> bool) -> Result<Option<TableData>, Malformed> {
+    if message.kind != message::NEWTABLE {
+        return Ok(None);
+    }
+    let (family, attributes) = (family_of(message), message.attributes(abi::HEAD)?);
+    let name = required_text(&attributes, abi::table::NAME)?;
+    let flags = attributes.find(abi::table::FLAGS)?.map_or(Ok(0), |flags| flags.u32_be())?;
+    let table = TableData { family, name: name.to_owned(), flags, chains: Vec::new(), sets: Vec::new() };
+    Ok(Some(table).filter(|table| wanted(family, &table.name)))
+}
+
+fn required_text<'a>(attributes: &Attributes<'a>, kind: u16) -> Result<&'a str, Malformed> {
+    attributes.find(kind)?.ok_or(Malformed("nf_tables object without a name"))?.text()
+}
+
+fn parse_chain(message: &Message<'_>) -> Result<Option<(u8, String, ChainData)>, Malformed> {
+    if message.kind != message::NEWCHAIN {
+        return Ok(None);
+    }
+    let attributes = message.attributes(abi::HEAD)?;
+    let table = required_text(&attributes, abi::chain::TABLE)?.to_owned();
+    let name = required_text(&attributes, abi::chain::NAME)?.to_owned();
+    let number = |from: &Attributes<'_>, kind| from.find(kind)?.map(|attribute| attribute.u32_be()).transpose();
+    let base = match attributes.find(abi::chain::HOOK)? {
+        None => None,
+        Some(hook) => {
+            let hook = hook.nested();
+            Some(BaseData {
+                kind: attributes.find(abi::chain::TYPE)?.map_or(Ok(""), |kind| kind.text())?.to_owned(),
+                hook: number(&hook, abi::chain::HOOK_NUMBER)?.ok_or(Malformed("hook without a number"))?,
+                priority: number(&hook, abi::chain::HOOK_PRIORITY)?.unwrap_or(0) as i32,
+                policy: number(&attributes, abi::chain::POLICY)?.unwrap_or(abi::ACCEPT),
+            })
+        }
+    };
+    let bytes = message.payload.get(abi::HEAD..).unwrap_or_default().to_vec();
+    Ok(Some((family_of(message), table, ChainData { name, base, attributes: bytes, rules: Vec::new() })))
+}
+
+fn read_rules(socket: &mut Socket, table: &mut TableData) -> Result<(), NetlinkError> {
+    let name = |attributes: &mut AttributeWriter<'_>| {
+        attributes.text(abi::rule::TABLE, &table.name);
+    };
+    let rules = socket.dump_of(message::GETRULE, &abi::head(table.family, 0), name, |message| parse_rule(message, table))?;
+    for (chain, rule) in rules {
+        if let Some(chain) = table.chains.iter_mut().find(|known| known.name == chain) {
+            chain.rules.push(rule);
+        }
+    }
+    Ok(())
+}
+
+fn parse_rule(message: &Message<'_>, table: &TableData) -> Result<Option<(String, RuleData)>, Malformed> {
+    if message.kind != message::NEWRULE || family_of(message) != table.family {
+        return Ok(None);
+    }
+    let attributes = message.attributes(abi::HEAD)?;
+    // Old kernels list the rules of all tables.
+    if required_text(&attributes, abi::rule::TABLE)? != table.name {
+        return Ok(None);
+    }
+    let chain = required_text(&attributes, abi::rule::CHAIN)?.to_owned();
+    let handle = attributes.find(abi::rule::HANDLE)?.ok_or(Malformed("rule without a handle"))?.u64_be()?;
+    let bytes = |kind| Ok(attributes.find(kind)?.map_or(Vec::new(), |attribute| attribute.value.to_vec()));
+    let rule = RuleData { handle, expressions: bytes(abi::rule::EXPRESSIONS)?, user_data: bytes(abi::rule::USERDATA)? };
+    Ok(Some((chain, rule)))
+}
+
+/// Reads the table's sets with what the rules look up in.
+fn read_sets(socket: &mut Socket, table: &mut TableData) -> Result<(), NetlinkError> {
+    let used: Vec<String> = table.chains.iter().flat_map(|chain| &chain.rules).flat_map(|rule| decode::lookups(&rule.expressions)).collect();
+    if used.is_empty() {
+        return Ok(());
+    }
+    let head = abi::head(table.family, 0);
+    let of_table = |attributes: &mut AttributeWriter<'_>| {
+        attributes.text(abi::set::TABLE, &table.name);
+    };
+    let mut sets = socket.dump_of(message::GETSET, &head, of_table, |message| {
+        let own = family_of(message) == table.family && required_text(&message.attributes(abi::HEAD)?, abi::set::TABLE)? == table.name;
+        if own { Set::parse(message) } else { Ok(None) }
+    })?;
+    for set in &mut sets {
+        let of_set = |attributes: &mut AttributeWriter<'_>| {
+            attributes.text(abi::elements::TABLE, &table.name).text(abi::elements::SET, &set.name);
+        };
+        let lists = socket.dump_of(message::GETSETELEM, &head, of_set, |answer| {
+            if answer.kind != message::NEWSETELEM {
+                return Ok(None);
+            }
+            let list = answer.attributes(abi::HEAD)?.find(abi::elements::ELEMENTS)?;
+            Ok(list.map(|list| list.value.to_vec()))
+        })?;
+        set.fill(lists)?;
+    }
+    table.sets = sets;
+    Ok(())
+}

@@ -1,0 +1,171 @@
+//! Tables of nf_tables as rule sets: mesh-init's own, those of iptables-nft, and those that Istio's `--native-nftables`
+//! makes.
+
+use super::abi;
+use super::decode::{self, Decoded, Source};
+use super::read::{BaseData, ChainData, RuleData, Snapshot, TableData};
+use crate::kernel::backend::{Form, Held};
+use crate::kernel::netlink::wire::Malformed;
+use crate::ruleset::layout::{self, OWN_TABLE, Seat};
+use crate::ruleset::{Base, Condition, Family, Hook, Policy, Rule, Ruleset, TableName};
+
+/// The tables that `pilot-agent istio-iptables --native-nftables` makes, all of family `inet`.
+pub(super) const ISTIO_TABLES: [(&str, TableName); 3] =
+    [("istio-proxy-raw", TableName::Raw), ("istio-proxy-mangle", TableName::Mangle), ("istio-proxy-nat", TableName::Nat)];
+
+/// Whether a mesh's rules may be in a table of this family and name.
+pub(super) fn may_be_a_meshs(family: u8, name: &str) -> bool {
+    form_of(family, name).is_some()
+}
+
+/// The form in which a mesh's rules are in a table of this family and name.
+pub(super) fn form_of(family: u8, name: &str) -> Option<Form> {
+    match family {
+        abi::IPV4 | abi::IPV6 if name == OWN_TABLE => Some(Form::MeshInit),
+        abi::IPV4 | abi::IPV6 if TableName::ALL.iter().any(|table| table.as_str() == name) => Some(Form::IptablesNft),
+        abi::INET if ISTIO_TABLES.iter().any(|(table, _)| *table == name) => Some(Form::IstioNft),
+        _ => None,
+    }
+}
+
+/// What `snapshot` has of `family`, in each form that it has any of.
+pub(super) fn held(snapshot: &Snapshot, family: Family) -> Result<Vec<Held>, Malformed> {
+    let mut all = Vec::new();
+    for form in [Form::MeshInit, Form::IptablesNft, Form::IstioNft] {
+        let mut held = Held::new(form, family);
+        for table in &snapshot.tables {
+            let seen = form_of(table.family, &table.name) == Some(form) && (table.family == abi::INET || table.family == abi::number(family));
+            if seen {
+                add_table(&mut held, table)?;
+            }
+        }
+        if !held.ruleset.tables.is_empty() || !held.faults.is_empty() {
+            all.push(held);
+        }
+    }
+    Ok(all)
+}
+
+fn add_table(held: &mut Held, table: &TableData) -> Result<(), Malformed> {
+    let what = || format!("{} table {} {}", held.ruleset.family, abi::family_name(table.family), table.name);
+    if table.flags & abi::DORMANT != 0 {
+        let fault = format!("{} is dormant: it catches nothing", what());
+        held.faults.push(fault);
+    }
+    if held.form == Form::MeshInit && table.chains.is_empty() {
+        let fault = format!("{} is empty", what());
+        held.faults.push(fault);
+    }
+    for data in &table.chains {
+        let (name, chain) = place(held.form, table, data);
+        if let Some(fault) = fault(name, &chain, data.base.as_ref(), held.form) {
+            let fault = format!("{} chain {}: {fault}", what(), data.name);
+            held.faults.push(fault);
+        }
+        let mut rules = Vec::with_capacity(data.rules.len());
+        for source in &data.rules {
+            let decoded = rule(held.form, table, source)?;
+            if decoded.family.is_none_or(|only| only == held.ruleset.family) {
+                rules.push(decoded.rule);
+            }
+        }
+        let own = held.ruleset.table_mut(name).chain_mut(&chain);
+        own.rules = rules;
+        own.base = data.base.as_ref().zip(Hook::from_chain(&chain)).map(|(base, hook)| Base {
+            hook,
+            policy: Some(if base.policy == abi::DROP { Policy::Drop } else { Policy::Accept }),
+            head: 0,
+            counters: None,
+        });
+    }
+    Ok(())
+}
+
+/// Which chain of which table it is.
+fn place(form: Form, table: &TableData, chain: &ChainData) -> (TableName, String) {
+    match form {
+        Form::MeshInit => {
+            let (table, name) = layout::chain_of(&chain.name);
+            (table, name.to_owned())
+        }
+        Form::IstioNft => {
+            let name = ISTIO_TABLES.iter().find(|(known, _)| *known == table.name).map_or(TableName::Nat, |(_, name)| *name);
+            (name, istio_name(&chain.name))
+        }
+        Form::IptablesNft | Form::Legacy => {
+            let name = TableName::ALL.into_iter().find(|known| known.as_str() == table.name).unwrap_or(TableName::Nat);
+            (name, chain.name.clone())
+        }
+    }
+}
+
+/// `istio-output-dns` is ISTIO_OUTPUT_DNS, `prerouting` is PREROUTING.
+fn istio_name(name: &str) -> String {
+    name.to_ascii_uppercase().replace('-', "_")
+}
+
+/// Why a chain does not catch what a chain of its name in iptables would.
+fn fault(table: TableName, chain: &str, base: Option<&BaseData>, form: Form) -> Option<String> {
+    let seat = Hook::from_chain(chain).and_then(|hook| Some((hook, Seat::of(table, hook)?)));
+    match (seat, base) {
+        (None, None) => None,
+        (Some((hook, seat)), Some(base)) => {
+            // Istio's own tables have their mangle output chain and all others where iptables has them, too.
+            let right = base.kind == seat.kind && base.hook == hook as u32 && base.priority == seat.priority;
+            if !right {
+                let planned = format!("type {} hook {} priority {}", seat.kind, hook.chain().to_ascii_lowercase(), seat.priority);
+                return Some(format!("{}, planned as {planned}", described(base)));
+            }
+            (form == Form::MeshInit && base.policy != abi::ACCEPT).then(|| "its policy is drop".to_owned())
+        }
+        (Some(_), None) => Some("it is at no hook: it catches nothing".to_owned()),
+        (None, Some(base)) => Some(format!("unexpected {}", described(base))),
+    }
+}
+
+fn described(base: &BaseData) -> String {
+    let hook = Hook::ALL.into_iter().find(|hook| *hook as u32 == base.hook);
+    let name = hook.map_or_else(|| base.hook.to_string(), |hook| hook.chain().to_ascii_lowercase());
+    format!("type {} hook {name} priority {}", base.kind, base.priority)
+}
+
+/// What a rule of a table means.
+pub(super) fn rule(form: Form, table: &TableData, source: &RuleData) -> Result<Decoded, Malformed> {
+    let set = |name: &str| table.set(name);
+    let chain = |name: &str| match form {
+        Form::MeshInit => layout::chain_of(name).1.to_owned(),
+        Form::IstioNft => istio_name(name),
+        Form::IptablesNft | Form::Legacy => name.to_owned(),
+    };
+    let source = Source { family: table.family, expressions: &source.expressions, user_data: &source.user_data };
+    let mut decoded = decode::rule(source, &set, &chain)?;
+    decoded.rule.tagged = form == Form::MeshInit;
+    if form == Form::IstioNft {
+        restrict_to_tcp(&mut decoded.rule);
+    }
+    Ok(decoded)
+}
+
+/// Of invalid packets Istio's own nft rules drop those of TCP alone, its iptables rules all. The meaning is the same for
+/// what a mesh is there for.
+fn restrict_to_tcp(rule: &mut Rule) {
+    let is_invalid = |condition: &Condition| matches!(condition, Condition::State(states) if *states == crate::ruleset::StateSet::INVALID);
+    if rule.matches.iter().any(|wanted| !wanted.negated && is_invalid(&wanted.condition)) {
+        rule.matches.retain(|wanted| wanted.condition != Condition::Protocol(crate::ruleset::Protocol::TCP));
+    }
+}
+
+/// The protocol that a rule with xtables extensions has to be said to be for when it is made again: the kernel does not
+/// tell it in its lists.
+pub(super) fn compat_protocol(table: &TableData, source: &RuleData) -> Option<(u8, bool)> {
+    let decoded = rule(Form::IptablesNft, table, source).ok()?;
+    decoded.rule.matches.iter().find_map(|wanted| match wanted.condition {
+        Condition::Protocol(protocol) => Some((protocol.0, wanted.negated)),
+        _ => None,
+    })
+}
+
+/// An empty rule set of a family, for what is not there.
+pub(super) fn nothing(family: Family) -> Ruleset {
+    Ruleset::new(family)
+}

@@ -32,10 +32,10 @@ pub(super) fn run(mesh: Option<Mesh>, matches: &ArgMatches, common: &Common, env
             (plan.rulesets, Some(plan.routing))
         }
         None => {
-            let mut kernel = session::open_kernel(common)?;
+            let mut kernel = session::open_kernel(common, common.choice(None))?;
             let held = session::live(&mut kernel)?;
             session::close_kernel(kernel);
-            (held, None)
+            (held.into_iter().map(|held| held.ruleset).collect(), None)
         }
     };
     rulesets.retain(|ruleset| families.contains(&ruleset.family));

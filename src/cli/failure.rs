@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::host::{self, capability, user_namespace::ForeignNamespace};
 use crate::kernel::route::RouteError;
-use crate::kernel::{self, Cause};
+use crate::kernel::{self, Cause, NftCause};
 use crate::mesh;
 
 /// Exit codes of mesh-init's own verbs. In a confidential guest the code may be all that gets out.
@@ -87,15 +87,27 @@ impl From<host::Error> for Failure {
 impl From<kernel::Error> for Failure {
     fn from(error: kernel::Error) -> Failure {
         let code = match error.root() {
-            kernel::Error::Table { cause: Cause::Denied, .. } => return denied(&error),
-            kernel::Error::Route(route) if route.errno() == Some(nix::errno::Errno::EPERM) => return denied(&error),
-            kernel::Error::Table { cause: Cause::NoFamily | Cause::NoFilter, .. } => Code::NoFilter,
-            kernel::Error::Table { cause: Cause::NoTable | Cause::NoFeature(_), .. }
-            | kernel::Error::Route(RouteError::NoPolicyRouting { .. }) => Code::NoFeature,
-            kernel::Error::Contended { .. } | kernel::Error::NotHeld { .. } => Code::Contended,
-            _ => Code::Failed,
+            root if root.is_denied() => return denied(&error),
+            root => code_of(root),
         };
         Failure::new(code, error.to_string(), error.hint())
+    }
+}
+
+fn code_of(error: &kernel::Error) -> Code {
+    match error {
+        kernel::Error::Table { cause: Cause::NoFamily | Cause::NoFilter, .. }
+        | kernel::Error::Nftables { cause: NftCause::Absent(_), .. } => Code::NoFilter,
+        kernel::Error::Table { cause: Cause::NoTable | Cause::NoFeature(_), .. }
+        | kernel::Error::Nftables { cause: NftCause::Missing { .. }, .. }
+        | kernel::Error::Route(RouteError::NoPolicyRouting { .. }) => Code::NoFeature,
+        // A packet filter that lacks something is nearer to what is needed than one that is not there.
+        kernel::Error::Neither { nftables, legacy, .. } => match (code_of(nftables), code_of(legacy)) {
+            (Code::NoFilter, code) | (code, Code::NoFilter) => code,
+            _ => Code::NoFeature,
+        },
+        kernel::Error::Contended { .. } | kernel::Error::NftablesContended | kernel::Error::NotHeld { .. } => Code::Contended,
+        _ => Code::Failed,
     }
 }
 

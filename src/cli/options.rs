@@ -8,6 +8,7 @@ use clap::ArgMatches;
 
 use super::flags;
 use crate::host::Sources;
+use crate::kernel::{BackendName, Choice};
 use crate::mesh::Needs;
 use crate::mesh::duration::duration;
 use crate::mesh::flag::{BadValue, Flag, Kind, Origin, Setting};
@@ -19,7 +20,7 @@ const fn option(long: &'static str, kind: Kind, env: &'static [&'static str], de
 
 /// The options that work on a kernel, or stand in for one.
 pub(super) const OPTIONS: &[Flag] = &[
-    option("backend", Kind::Value, &["MESH_INIT_BACKEND"], "auto", "The packet filter: auto or legacy"),
+    option("backend", Kind::Value, &["MESH_INIT_BACKEND"], "auto", "The packet filter: auto, nftables or legacy"),
     option("log-format", Kind::Value, &["MESH_INIT_LOG_FORMAT"], "plain", "The form of log lines: plain or json"),
     option("log-level", Kind::Value, &["MESH_INIT_LOG_LEVEL"], "info", "How much is logged: error, warn, info or debug"),
     option("deadline", Kind::Value, &["MESH_INIT_DEADLINE"], "30s", "How long to try against other programs' writing"),
@@ -32,6 +33,8 @@ pub(super) const OPTIONS: &[Flag] = &[
 /// The values of [`OPTIONS`].
 #[derive(Clone, Debug)]
 pub(super) struct Common {
+    /// The only backend that will do.
+    backend: Option<BackendName>,
     /// Where it was said.
     pub(super) log_format: Option<Format>,
     /// Where it was said.
@@ -50,11 +53,13 @@ impl Common {
         // An empty variable of ours says nothing.
         let environment = |name: &str| environment(name).filter(|value| !value.is_empty());
         let given = flags::read_but(taken, OPTIONS, matches, &environment);
-        given.get("backend").read(|text| match text {
-            "auto" | "legacy" => Ok(()),
-            _ => Err("is not a backend (auto or legacy)".to_owned()),
-        })?;
         Ok(Common {
+            backend: given.get("backend").read(|text| match text {
+                "auto" => Ok(None),
+                "nftables" => Ok(Some(BackendName::Nftables)),
+                "legacy" => Ok(Some(BackendName::Legacy)),
+                _ => Err("is not a backend (auto, nftables or legacy)".to_owned()),
+            })?,
             log_format: said(&given.get("log-format"), |text| match text {
                 "plain" => Ok(Format::Plain),
                 "json" => Ok(Format::Json),
@@ -73,6 +78,15 @@ impl Common {
             dns_servers: addresses(&given.get("dns-server"))?,
             group_file: PathBuf::from(given.get("group-file").text),
         })
+    }
+
+    /// Which backend is wanted, where the mesh's own flags prefer `preference`: a backend and the name of the flag.
+    pub(super) fn choice(&self, preference: Option<(BackendName, &'static str)>) -> Choice {
+        match (self.backend, preference) {
+            (Some(backend), _) => Choice::firmly(backend, "--backend"),
+            (None, Some((backend, flag))) => Choice::preferably(backend, flag),
+            (None, None) => Choice::default(),
+        }
     }
 
     /// When to stop trying, counted from now.

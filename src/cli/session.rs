@@ -1,15 +1,16 @@
 //! What the verbs share: from options to a plan, and from privileges to an open kernel.
 
 use clap::ArgMatches;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::failure::Failure;
 use super::options::Common;
 use super::{flags, help};
 use crate::host::{Surroundings, capability, namespace};
 use crate::kernel::legacy::Legacy;
-use crate::kernel::{self, Kernel, Wanted, settle_ipv6};
-use crate::mesh::{self, Mesh, Needs, Plan, istio, linkerd};
+use crate::kernel::nftables::Nftables;
+use crate::kernel::{self, BackendName, Choice, Held, Kernel, Settled, Wanted};
+use crate::mesh::{self, IptablesMode, Mesh, Needs, Plan, istio, linkerd};
 use crate::ruleset::{Family, Ruleset};
 
 /// The environment, as a plan sees it: variables by name. Bytes that are no UTF-8 become characters that no value has.
@@ -34,6 +35,20 @@ impl MeshOptions {
             Mesh::Istio => MeshOptions::Istio(Box::new(istio::Options::new(&given)?)),
             Mesh::Linkerd => MeshOptions::Linkerd(Box::new(linkerd::Options::new(&given)?)),
         })
+    }
+
+    /// The backend that the flags prefer, and the flag that says so.
+    pub(super) fn preference(&self) -> Option<(BackendName, &'static str)> {
+        let (mode, flag) = match self {
+            MeshOptions::Istio(options) if options.native_nftables => (IptablesMode::Nft, "--native-nftables"),
+            MeshOptions::Istio(options) => (options.force_iptables_binary?, "--force-iptables-binary"),
+            MeshOptions::Linkerd(options) => (options.iptables_mode?, "--iptables-mode or --firewall-bin-path"),
+        };
+        match mode {
+            IptablesMode::Legacy => Some((BackendName::Legacy, flag)),
+            IptablesMode::Nft => Some((BackendName::Nftables, flag)),
+            IptablesMode::Plain => None,
+        }
     }
 
     fn needs(&self) -> Needs {
@@ -78,10 +93,11 @@ pub(super) fn plan(options: &MeshOptions, common: &Common, kernel: Option<&mut K
 }
 
 /// The kernel, with CAP_NET_ADMIN as the only capability left.
-pub(super) fn open_kernel(common: &Common) -> Result<Kernel, Failure> {
+pub(super) fn open_kernel(common: &Common, choice: Choice) -> Result<Kernel, Failure> {
     capability::raise_net_admin()?;
     capability::give_up_all_but_net_admin()?;
-    Ok(Kernel::new(Box::new(Legacy::default()), common.deadline())?)
+    let deadline = common.deadline();
+    Ok(Kernel::new(vec![Box::new(Nftables::new(deadline)), Box::new(Legacy::default())], choice, deadline)?)
 }
 
 /// Gives up what is left of the privileges: the kernel is not asked again.
@@ -92,32 +108,31 @@ pub(super) fn close_kernel(kernel: Kernel) {
     }
 }
 
-/// What `plan` wants of this kernel: IPv6 is left out, with a warning, where there is none to speak of.
-pub(super) fn wanted(plan: Plan, kernel: &mut Kernel) -> Result<Wanted, Failure> {
-    let mut wanted = Wanted { mesh: plan.mesh, rulesets: plan.rulesets, routing: plan.routing, removal: false };
-    if let Some(reason) = settle_ipv6(kernel, &mut wanted)? {
-        warn!("{reason}");
-    }
-    Ok(wanted)
+/// What `plan` wants of a kernel.
+pub(super) fn wanted(plan: Plan) -> Wanted {
+    Wanted { mesh: plan.mesh, rulesets: plan.rulesets, routing: plan.routing, removal: false }
 }
 
-/// The rules that the kernel holds, of each family that it has.
-pub(super) fn live(kernel: &mut Kernel) -> Result<Vec<Ruleset>, Failure> {
-    let mut held = Vec::new();
-    for family in Family::ALL {
-        match kernel.backend().read(family, &[]) {
-            Ok(ruleset) => held.push(ruleset),
-            Err(error) if error.is_filter_absent() => debug!("{error}"),
-            Err(error) => return Err(error.into()),
-        }
+/// Says where the rules are, and what else there is to say about that.
+pub(super) fn announce(settled: &Settled) {
+    for warning in &settled.warnings {
+        warn!("{warning}");
     }
-    Ok(held)
+    info!("backend: {} ({})", settled.backends(), settled.why);
+}
+
+/// What the kernel holds in both families.
+pub(super) fn live(kernel: &mut Kernel) -> Result<Vec<Held>, Failure> {
+    let mut all = Vec::new();
+    for family in Family::ALL {
+        all.extend(kernel.live(family)?);
+    }
+    Ok(all)
 }
 
 /// `18 rules of istio (legacy, IPv4)`
-pub(super) fn summary(wanted: &Wanted, kernel: &mut Kernel) -> String {
-    let planned = || wanted.rulesets.iter().filter(|ruleset| !ruleset.tables.is_empty());
-    let families: Vec<String> = planned().map(|ruleset| ruleset.family.to_string()).collect();
-    let rules: usize = planned().map(Ruleset::rule_count).sum();
-    format!("{rules} rules of {} ({}, {})", wanted.mesh.as_str(), kernel.backend().name(), families.join(" and "))
+pub(super) fn summary(wanted: &Wanted, settled: &Settled) -> String {
+    let families: Vec<String> = wanted.planned().map(|plan| plan.family.to_string()).collect();
+    let rules: usize = wanted.planned().map(Ruleset::rule_count).sum();
+    format!("{rules} rules of {} ({}, {})", wanted.mesh.as_str(), settled.backends(), families.join(" and "))
 }

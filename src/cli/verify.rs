@@ -10,13 +10,14 @@ use crate::mesh::Mesh;
 pub(super) fn run(mesh: Mesh, matches: &ArgMatches, common: &Common, environment: Environment<'_>) -> Result<Code, Failure> {
     let options = MeshOptions::read(mesh, matches, environment)?;
     session::enter_namespace(common)?;
-    let mut kernel = session::open_kernel(common)?;
+    let mut kernel = session::open_kernel(common, common.choice(options.preference()))?;
     let (plan, _) = session::plan(&options, common, Some(&mut kernel))?;
-    let wanted = session::wanted(plan, &mut kernel)?;
-    let drift = kernel.check(&wanted)?;
-    let summary = session::summary(&wanted, &mut kernel);
+    let mut wanted = session::wanted(plan);
+    let (drift, settled) = kernel.check(&mut wanted)?;
+    let summary = session::summary(&wanted, &settled);
     session::close_kernel(kernel);
 
+    session::announce(&settled);
     let mut report = String::new();
     for difference in &drift {
         report.push_str(&format!("{difference}\n"));

@@ -198,6 +198,9 @@ pub trait Backend {
     /// After an error, and after success too, [`Backend::undo`] puts everything back.
     fn write(&mut self, mesh: Mesh, plans: &[Ruleset], held: &[Held], deadline: Instant) -> Result<(), WriteError>;
 
+    /// Whether the kernel would take these plans, without anything being changed but what it makes when it is asked.
+    fn rehearse(&mut self, mesh: Mesh, plans: &[Ruleset]) -> Result<(), WriteError>;
+
     /// Puts back all that was written since the backend was opened or last committed; the errors are what could not be.
     fn undo(&mut self, deadline: Instant) -> Vec<Error>;
 
@@ -206,4 +209,9 @@ pub trait Backend {
 
     /// Forgets how to undo what was written.
     fn commit(&mut self);
+
+    /// What could not be looked at, a sentence each.
+    fn notes(&self) -> Vec<String> {
+        Vec::new()
+    }
 }

@@ -5,6 +5,8 @@ use std::fmt;
 use nix::errno::Errno;
 
 use super::legacy::{EncodeError, Feature, LayoutError};
+use super::netlink::NetlinkError;
+use super::nftables;
 use crate::ruleset::{Family, TableName};
 
 /// What was being done to a table.
@@ -31,6 +33,38 @@ pub enum Error {
         /// Why.
         cause: Cause,
     },
+    /// nf_tables refused something.
+    #[error("cannot {} {object} (nf_tables{}): {cause}", match action { Action::Read => "read", Action::Write => "install" },
+            family.map(|family| format!(", {family}")).unwrap_or_default())]
+    Nftables {
+        /// What was being done.
+        action: Action,
+        /// The family, where it is one family's affair.
+        family: Option<Family>,
+        /// What it was done to.
+        object: String,
+        /// Why.
+        cause: NftCause,
+    },
+    /// Neither packet filter takes the rules.
+    #[error("neither packet filter takes the {family} rules: {nftables}; {legacy}")]
+    Neither {
+        /// The family.
+        family: Family,
+        /// What nf_tables said.
+        nftables: Box<Error>,
+        /// What the legacy packet filter said.
+        legacy: Box<Error>,
+    },
+    /// Other programs kept writing nf_tables rules.
+    #[error("other programs kept changing the nf_tables rules until the deadline")]
+    NftablesContended,
+    /// What nf_tables tells makes no sense.
+    #[error("cannot understand the nf_tables rules: {0}")]
+    NftablesMalformed(#[from] super::netlink::wire::Malformed),
+    /// A rule that nf_tables cannot hold.
+    #[error(transparent)]
+    NftablesEncode(#[from] nftables::EncodeError),
     /// Other programs kept writing rules.
     #[error("other programs kept changing the {family} {table} rules until the deadline")]
     Contended {
@@ -83,6 +117,37 @@ pub enum Cause {
     Errno(Errno),
 }
 
+/// Why nf_tables refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NftCause {
+    /// It is not in the kernel, or cannot be reached.
+    Absent(Errno),
+    /// It lacks something.
+    Missing {
+        /// What.
+        feature: String,
+        /// The kernel options that bring it.
+        option: &'static str,
+        /// How the kernel said so.
+        errno: Errno,
+    },
+    /// It wants CAP_NET_ADMIN over the network namespace (EPERM).
+    Denied,
+    /// An error without a meaning of its own here.
+    Other(NetlinkError),
+}
+
+impl fmt::Display for NftCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NftCause::Absent(errno) => write!(f, "the kernel has no nf_tables ({errno:?})"),
+            NftCause::Missing { feature, errno, .. } => write!(f, "the kernel lacks {feature} ({errno:?})"),
+            NftCause::Denied => f.write_str("the kernel wants CAP_NET_ADMIN for it (EPERM)"),
+            NftCause::Other(error) => error.fmt(f),
+        }
+    }
+}
+
 impl Cause {
     /// The cause behind an errno of a table's socket option.
     pub(super) fn of(errno: Errno) -> Cause {
@@ -117,12 +182,17 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Error::Table { family, table, cause, .. } => cause_hint(*family, *table, cause),
-            Error::Contended { .. } | Error::NotHeld { .. } => {
+            Error::Nftables { family, cause, .. } => nftables_hint(*family, cause),
+            Error::Neither { nftables, legacy, .. } => {
+                let hints: Vec<String> = [nftables.hint(), legacy.hint()].into_iter().flatten().collect();
+                (!hints.is_empty()).then(|| hints.join("; or "))
+            }
+            Error::Contended { .. } | Error::NftablesContended | Error::NotHeld { .. } => {
                 Some("find the program that changes the rules, or give more time with --deadline".to_owned())
             }
             Error::NotUndone { cause, .. } => cause.hint(),
             // The texts of routing errors hold the remedy.
-            Error::Layout(_) | Error::Encode(_) | Error::Route(_) => None,
+            Error::Layout(_) | Error::Encode(_) | Error::Route(_) | Error::NftablesMalformed(_) | Error::NftablesEncode(_) => None,
         }
     }
 
@@ -136,7 +206,54 @@ impl Error {
 
     /// Whether the kernel has no rules of this family, in the table in question at least.
     pub fn is_filter_absent(&self) -> bool {
-        matches!(self, Error::Table { cause: Cause::NoFamily | Cause::NoFilter | Cause::NoTable, .. })
+        match self {
+            Error::Table { cause, .. } => matches!(cause, Cause::NoFamily | Cause::NoFilter | Cause::NoTable),
+            Error::Nftables { cause, .. } => matches!(cause, NftCause::Absent(_)),
+            Error::Neither { nftables, legacy, .. } => nftables.is_filter_absent() && legacy.is_filter_absent(),
+            _ => false,
+        }
+    }
+
+    /// The family whose rules this packet filter cannot hold, where the error says so: another one may.
+    pub fn refused_family(&self) -> Option<Family> {
+        match self {
+            Error::Table { family, cause, .. } => {
+                let refused = match cause {
+                    Cause::NoFamily | Cause::NoFilter | Cause::NoTable | Cause::NoFeature(_) => true,
+                    Cause::Errno(errno) => matches!(errno, Errno::EINVAL | Errno::EOPNOTSUPP),
+                    Cause::Denied => false,
+                };
+                Some(*family).filter(|_| refused)
+            }
+            Error::Nftables { family, cause: NftCause::Absent(_) | NftCause::Missing { .. }, .. } => *family,
+            _ => None,
+        }
+    }
+
+    /// Whether the kernel wants a privilege that is missing.
+    pub fn is_denied(&self) -> bool {
+        match self {
+            Error::Table { cause, .. } => *cause == Cause::Denied,
+            Error::Nftables { cause, .. } => *cause == NftCause::Denied,
+            Error::Route(route) => route.errno() == Some(Errno::EPERM),
+            _ => false,
+        }
+    }
+}
+
+fn nftables_hint(family: Option<Family>, cause: &NftCause) -> Option<String> {
+    match cause {
+        NftCause::Absent(_) => {
+            let of_family = match family {
+                Some(Family::V6) => "CONFIG_NF_TABLES_IPV6=y",
+                _ => "CONFIG_NF_TABLES_IPV4=y",
+            };
+            Some(format!(
+                "load the module nf_tables on the node, or build the kernel with CONFIG_NF_TABLES=y {of_family} CONFIG_NFT_NAT=y CONFIG_NFT_REDIR=y"
+            ))
+        }
+        NftCause::Missing { option, .. } => Some(format!("build the kernel with {option}")),
+        NftCause::Denied | NftCause::Other(_) => None,
     }
 }
 

@@ -1,63 +1,19 @@
-//! What is wanted, compared with what the kernel holds, and brought about: all of it or nothing.
+//! What is wanted, brought about: all of it or nothing.
 
-use std::fmt;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use tracing::{debug, info, warn};
 
+use super::backend::{Backend, BackendName, Form, Held, Look, WriteError};
+use super::choice::{Assignment, Choice, Next, Trial};
+use super::error::Error;
+use super::found::Found;
 use super::netlink::Socket;
-use super::route::{self, OUR_PROTOCOL, RouteError, RoutingDrift, Stale};
+use super::route::{self, Ipv6State, OUR_PROTOCOL, RouteError, Stale};
 use super::signals::hold_signals;
-use super::{Backend, Error};
-use crate::ruleset::{Difference, Family, Mesh, Ownership, PolicyRoute, Routing, Ruleset, TableName, compare, owner};
-
-/// What a mesh is to have in the kernel.
-#[derive(Clone, Debug)]
-pub struct Wanted {
-    /// The mesh.
-    pub mesh: Mesh,
-    /// The rules of each family that is to be looked at. One without tables means that the mesh has nothing there.
-    pub rulesets: Vec<Ruleset>,
-    /// The addresses and routes.
-    pub routing: Routing,
-    /// Whether the mesh is to have nothing at all: what it left in the routing is looked for even without its rules.
-    pub removal: bool,
-}
-
-impl Wanted {
-    /// Nothing of the mesh in `families`.
-    pub fn nothing(mesh: Mesh, families: &[Family]) -> Wanted {
-        let rulesets = families.iter().map(|family| Ruleset::new(*family)).collect();
-        Wanted { mesh, rulesets, routing: Routing::default(), removal: true }
-    }
-}
-
-/// One way in which the kernel is not as wanted.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Drift {
-    /// A rule, a chain or a policy.
-    Rule(Difference),
-    /// An address or a route that is wanted.
-    Routing(RoutingDrift),
-    /// The passthrough address, which is not wanted.
-    ExtraPassthrough,
-    /// A policy route that is not wanted.
-    ExtraPolicy(PolicyRoute),
-}
-
-impl fmt::Display for Drift {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Drift::Rule(difference) => difference.fmt(f),
-            Drift::Routing(drift) => drift.fmt(f),
-            Drift::ExtraPassthrough => write!(f, "extra: address {}/128 on lo", crate::ruleset::routing::PASSTHROUGH_V6),
-            Drift::ExtraPolicy(PolicyRoute { family, mark, table }) => {
-                write!(f, "extra: {family} rule fwmark {mark:#x} lookup {table}")
-            }
-        }
-    }
-}
+use super::wanted::{Drift, Wanted};
+use crate::ruleset::{Family, Mesh, Ownership, Ruleset, TableName, owner};
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,45 +24,40 @@ pub enum Outcome {
     Changed,
 }
 
+/// Where the rules are, and why there.
+#[derive(Clone, Debug, Default)]
+pub struct Settled {
+    /// Each planned family with the form in which it was compared.
+    pub families: Vec<(Family, Form)>,
+    /// Why this backend, in words.
+    pub why: String,
+    /// What the user should know, a sentence each: a family that was left out, a packet filter that could not be looked at.
+    pub warnings: Vec<String>,
+}
+
+impl Settled {
+    /// The backends, each once: `nftables`, or `legacy (IPv4) and nftables (IPv6)`.
+    pub fn backends(&self) -> String {
+        let mut names: Vec<&str> = self.families.iter().map(|(_, form)| form.backend().as_str()).collect();
+        names.dedup();
+        match names.as_slice() {
+            [] => "none".to_owned(),
+            [one] => (*one).to_owned(),
+            _ => {
+                let each = self.families.iter().map(|(family, form)| format!("{} ({family})", form.backend()));
+                each.collect::<Vec<_>>().join(" and ")
+            }
+        }
+    }
+}
+
 /// The kernel, as far as a mesh's rules go.
 pub struct Kernel {
-    backend: Box<dyn Backend>,
+    /// nf_tables, then the legacy packet filter.
+    backends: Vec<Box<dyn Backend>>,
+    choice: Choice,
     route: Socket,
     deadline: Instant,
-}
-
-/// What the kernel holds.
-struct Found {
-    /// The rules, a rule set for each that is wanted.
-    held: Vec<Ruleset>,
-    /// The routing that is wanted and not there.
-    routing: Vec<RoutingDrift>,
-    /// The routing that is there and not wanted.
-    stale: Stale,
-    /// The families in which `stale` was looked for.
-    searched: Vec<Family>,
-}
-
-impl Found {
-    fn is_as_wanted(&self, wanted: &Wanted) -> bool {
-        self.routing.is_empty()
-            && self.stale == Stale::default()
-            && wanted.rulesets.iter().zip(&self.held).all(|(plan, held)| {
-                let ownership = Ownership::of(wanted.mesh, held, Some(plan));
-                compare::agrees(plan, held, &ownership)
-            })
-    }
-
-    fn drift(&self, wanted: &Wanted) -> Vec<Drift> {
-        let rules = wanted.rulesets.iter().zip(&self.held).flat_map(|(plan, held)| {
-            let ownership = Ownership::of(wanted.mesh, held, Some(plan));
-            compare::compare(plan, held, &ownership)
-        });
-        let routing = self.routing.iter().copied().map(Drift::Routing);
-        let address = self.stale.passthrough_v6.then_some(Drift::ExtraPassthrough);
-        let policy = self.stale.policies().into_iter().map(Drift::ExtraPolicy);
-        rules.map(Drift::Rule).chain(routing).chain(address).chain(policy).collect()
-    }
 }
 
 /// How long to wait before writing again what somebody else has changed; doubled each time.
@@ -116,20 +67,33 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 /// How long putting things back may take when the deadline has passed already.
 const UNDO_TIME: Duration = Duration::from_secs(10);
 
+/// Why an attempt ended.
+enum Attempt {
+    Refused(BackendName, Vec<(Family, Error)>),
+    Failed(Error),
+}
+
+impl From<RouteError> for Attempt {
+    fn from(error: RouteError) -> Attempt {
+        Attempt::Failed(error.into())
+    }
+}
+
+impl From<Error> for Attempt {
+    fn from(error: Error) -> Attempt {
+        Attempt::Failed(error)
+    }
+}
+
 impl Kernel {
-    /// The kernel through `backend`; nothing is waited for after `deadline`.
-    pub fn new(backend: Box<dyn Backend>, deadline: Instant) -> Result<Kernel, Error> {
-        Ok(Kernel { backend, route: route::open(deadline)?, deadline })
+    /// The kernel through `backends`, of which `choice` says which is wanted; nothing is waited for after `deadline`.
+    pub fn new(backends: Vec<Box<dyn Backend>>, choice: Choice, deadline: Instant) -> Result<Kernel, Error> {
+        Ok(Kernel { backends, choice, route: route::open(deadline)?, deadline })
     }
 
-    /// The packet filter.
-    pub fn backend(&mut self) -> &mut dyn Backend {
-        self.backend.as_mut()
-    }
-
-    /// The rtnetlink socket.
-    pub(super) fn route(&mut self) -> &mut Socket {
-        &mut self.route
+    /// Says which backend is wanted.
+    pub fn choose(&mut self, choice: Choice) {
+        self.choice = choice;
     }
 
     /// The local addresses, in the kernel's order.
@@ -137,47 +101,139 @@ impl Kernel {
         local_addresses(&mut self.route)
     }
 
-    /// How the kernel differs from what is wanted.
-    pub fn check(&mut self, wanted: &Wanted) -> Result<Vec<Drift>, Error> {
-        let found = self.look(wanted, None)?;
+    /// How the kernel differs from what is wanted, which is fitted to what the kernel has: IPv6 is left out where there is
+    /// none to speak of.
+    pub fn check(&mut self, wanted: &mut Wanted) -> Result<(Vec<Drift>, Settled), Error> {
+        let mut settled = Settled::default();
+        self.leave_out_absent_ipv6(wanted, &mut settled);
+        let mut found = self.look(wanted, Look::Everything, &[], None)?;
+        if wanted.plans(Family::V6) && !found.held.iter().any(|held| held.ruleset.family == Family::V6 && held.has(wanted.mesh)) {
+            if let Some(reason) = self.rehearse_ipv6(wanted)? {
+                settled.warnings.push(reason);
+                wanted.leave_ipv6_out();
+                found = self.look(wanted, Look::Everything, &[], None)?;
+            }
+        }
         warn_of_guards(wanted, &found.held);
-        Ok(found.drift(wanted))
+        let usual = self.order(&found, wanted.mesh).first().copied().unwrap_or(BackendName::Nftables);
+        settled.families = found.compared_in(wanted, self.choice.only(), usual);
+        settled.why = self.why(&found, wanted.mesh);
+        settled.warnings.extend(self.notes());
+        Ok((found.drift(wanted, &settled.families), settled))
     }
 
-    /// Brings about what is wanted. On an error everything is as it was before.
-    pub fn install(&mut self, wanted: &Wanted) -> Result<Outcome, Error> {
-        let found = self.look(wanted, None)?;
-        warn_of_guards(wanted, &found.held);
-        if found.is_as_wanted(wanted) {
-            return Ok(Outcome::AlreadyInPlace);
+    /// Brings about what is wanted, but for IPv6 where there is none to speak of. On an error everything is as it was
+    /// before.
+    pub fn install(&mut self, wanted: &mut Wanted) -> Result<(Outcome, Settled), Error> {
+        let mut settled = Settled::default();
+        self.leave_out_absent_ipv6(wanted, &mut settled);
+        let look = if wanted.removal || self.choice.only() == Some(BackendName::Legacy) { Look::Everything } else { Look::Listed };
+        let first = self.look(wanted, look, &[], None)?;
+        warn_of_guards(wanted, &first.held);
+        let mut trial = Trial::new(self.order(&first, wanted.mesh));
+        let why = self.why(&first, wanted.mesh);
+        let mut first = Some(first);
+        loop {
+            let families: Vec<Family> = wanted.planned().map(|plan| plan.family).collect();
+            let assignment = match trial.next(&families) {
+                Next::Try(assignment) => assignment,
+                Next::Nowhere(family) => match self.without_ipv6(family)? {
+                    false => return Err(trial.nowhere(family)),
+                    true => {
+                        settled
+                            .warnings
+                            .push(format!("IPv6 is left out, for which the pod has no global address: {}", trial.nowhere(family)));
+                        wanted.leave_ipv6_out();
+                        trial = Trial::new(self.order_now(wanted)?);
+                        first = None;
+                        continue;
+                    }
+                },
+            };
+            // What the legacy packet filter is to hold, it may be asked for.
+            let look = if assignment.uses(BackendName::Legacy) { Look::Everything } else { look };
+            let found = match first.take().filter(|_| look == Look::Listed || wanted.removal) {
+                Some(found) => found,
+                None => self.look(wanted, look, &[], None)?,
+            };
+            let outcome = if found.is_as_wanted(wanted, &assignment) {
+                Outcome::AlreadyInPlace
+            } else {
+                match self.attempt(wanted, &assignment, look, found) {
+                    Ok(()) => Outcome::Changed,
+                    Err(Attempt::Failed(error)) => return Err(error),
+                    Err(Attempt::Refused(backend, refusals)) => {
+                        for (_, refusal) in &refusals {
+                            debug!("{refusal}");
+                        }
+                        trial.refused(backend, refusals);
+                        continue;
+                    }
+                }
+            };
+            settled.families = assignment.families().iter().map(|(family, backend)| (*family, Form::of(*backend))).collect();
+            let refusal = BackendName::ALL.into_iter().find_map(|backend| trial.reason(backend));
+            if let (Some(refusal), Some(wish)) = (refusal, self.choice.wish.filter(|wish| !assignment.uses(*wish))) {
+                settled.warnings.push(format!("{} asks for {wish}, which this kernel cannot do: {refusal}", self.choice.asked_by));
+            }
+            settled.why = refusal.map_or(why, |refusal| format!("{refusal}"));
+            settled.warnings.extend(self.notes());
+            return Ok((outcome, settled));
         }
+    }
+
+    /// Writes what is wanted where `assignment` says, or puts everything back.
+    fn attempt(&mut self, wanted: &Wanted, assignment: &Assignment, look: Look, found: Found) -> Result<(), Attempt> {
         let _signals = hold_signals();
         let mut journal = route::Journal::new();
-        match self.converge(wanted, found, &mut journal) {
+        match self.converge(wanted, assignment, look, found, &mut journal) {
             Ok(()) => {
-                self.backend.commit();
-                Ok(Outcome::Changed)
+                for backend in &mut self.backends {
+                    backend.commit();
+                }
+                Ok(())
             }
-            Err(cause) => Err(self.roll_back(cause, journal)),
+            Err(Attempt::Failed(cause)) => Err(Attempt::Failed(self.roll_back(cause, journal))),
+            Err(Attempt::Refused(by, refusals)) => match self.put_back(journal) {
+                problems if problems.is_empty() => Err(Attempt::Refused(by, refusals)),
+                problems => {
+                    let cause = refusals.into_iter().next().map_or(Error::NftablesContended, |(_, error)| error);
+                    Err(Attempt::Failed(Error::NotUndone { cause: Box::new(cause), problems }))
+                }
+            },
         }
     }
 
     /// Writes until the kernel holds what is wanted, which another program's writing may make necessary more than once.
-    fn converge(&mut self, wanted: &Wanted, mut found: Found, journal: &mut route::Journal) -> Result<(), Error> {
+    fn converge(
+        &mut self,
+        wanted: &Wanted,
+        assignment: &Assignment,
+        look: Look,
+        mut found: Found,
+        journal: &mut route::Journal,
+    ) -> Result<(), Attempt> {
         let mut pause = FIRST_PAUSE;
         loop {
             route::ensure(&mut self.route, &wanted.routing, journal)?;
-            self.backend.write(wanted.mesh, &wanted.rulesets, &found.held, self.deadline)?;
+            self.write(wanted, assignment, &found)?;
             route::remove(&mut self.route, &found.stale, journal)?;
-            found = self.look(wanted, Some(found.searched))?;
-            if found.is_as_wanted(wanted) {
+            let needed: Vec<(Family, TableName)> = wanted
+                .planned()
+                .filter(|plan| assignment.of(plan.family) == Some(BackendName::Legacy))
+                .flat_map(|plan| plan.tables.iter().map(|table| (plan.family, table.name)))
+                .collect();
+            found = self.look(wanted, look, &needed, Some(found.searched))?;
+            if found.is_as_wanted(wanted, assignment) {
                 return Ok(());
             }
-            let drift = found.drift(wanted);
+            let compared: Vec<(Family, Form)> =
+                assignment.families().iter().map(|(family, backend)| (*family, Form::of(*backend))).collect();
+            let drift = found.drift(wanted, &compared);
             let first = drift.first().map(ToString::to_string).unwrap_or_default();
             debug!("the kernel does not hold what was written: {first}");
             if Instant::now() >= self.deadline {
-                return Err(Error::NotHeld { first, more: drift.len().saturating_sub(1) });
+                return Err(Attempt::Failed(Error::NotHeld { first, more: drift.len().saturating_sub(1) }));
             }
             // Whoever writes at the same time gets time to end.
             std::thread::sleep(pause);
@@ -185,16 +241,44 @@ impl Kernel {
         }
     }
 
-    fn roll_back(&mut self, cause: Error, journal: route::Journal) -> Error {
-        let deadline = Instant::now() + UNDO_TIME;
-        let changed = !journal.is_empty() || self.backend.has_written();
-        let mut problems: Vec<String> = self.backend.undo(deadline).iter().map(ToString::to_string).collect();
-        if !journal.is_empty() {
-            match route::open(deadline) {
-                Ok(mut socket) => problems.extend(route::roll_back(&mut socket, journal).iter().map(ToString::to_string)),
-                Err(error) => problems.push(error.to_string()),
-            }
+    /// Writes once: what the legacy packet filter is to hold; then all of nf_tables in one step; then the legacy packet
+    /// filter gives up what nf_tables has now. So there is capture at every moment.
+    fn write(&mut self, wanted: &Wanted, assignment: &Assignment, found: &Found) -> Result<(), Attempt> {
+        let plans_for = |backend: BackendName| -> Vec<Ruleset> {
+            let plan = |plan: &Ruleset| match assignment.of(plan.family) == Some(backend) {
+                true => plan.clone(),
+                false => Ruleset::new(plan.family),
+            };
+            wanted.rulesets.iter().map(plan).collect()
+        };
+        let (kept, given_up): (Vec<Ruleset>, Vec<Ruleset>) =
+            plans_for(BackendName::Legacy).into_iter().partition(|plan| !plan.tables.is_empty());
+        // A family that has nothing there is not touched.
+        let legacy_has = |plan: &Ruleset| {
+            found.held.iter().any(|held| held.form == Form::Legacy && held.ruleset.family == plan.family && held.has(wanted.mesh))
+        };
+        let given_up: Vec<Ruleset> = given_up.into_iter().filter(legacy_has).collect();
+        let in_nftables = plans_for(BackendName::Nftables);
+        let nftables_matters = assignment.uses(BackendName::Nftables) || found.is_in(wanted.mesh, BackendName::Nftables);
+        let steps = [
+            (BackendName::Legacy, kept, true),
+            (BackendName::Nftables, in_nftables, nftables_matters),
+            (BackendName::Legacy, given_up, true),
+        ];
+        for (name, plans, matters) in steps {
+            let backend = self.backends.iter_mut().find(|backend| backend.name() == name).filter(|_| matters && !plans.is_empty());
+            let Some(backend) = backend else { continue };
+            backend.write(wanted.mesh, &plans, &found.held, self.deadline).map_err(|error| match error {
+                WriteError::Refused(refusals) => Attempt::Refused(name, refusals),
+                WriteError::Failed(error) => Attempt::Failed(error),
+            })?;
         }
+        Ok(())
+    }
+
+    fn roll_back(&mut self, cause: Error, journal: route::Journal) -> Error {
+        let changed = !journal.is_empty() || self.backends.iter().any(|backend| backend.has_written());
+        let problems = self.put_back(journal);
         if problems.is_empty() {
             if changed {
                 info!("everything that was changed has been put back");
@@ -204,47 +288,165 @@ impl Kernel {
         Error::NotUndone { cause: Box::new(cause), problems }
     }
 
+    /// Puts back what was changed; what could not be is the result. What was put into the legacy packet filter after
+    /// nf_tables was changed, or taken out of it, is put right first.
+    fn put_back(&mut self, journal: route::Journal) -> Vec<String> {
+        let deadline = Instant::now() + UNDO_TIME;
+        let mut problems = Vec::new();
+        for backend in self.backends.iter_mut().rev() {
+            problems.extend(backend.undo(deadline).iter().map(ToString::to_string));
+        }
+        if !journal.is_empty() {
+            match route::open(deadline) {
+                Ok(mut socket) => problems.extend(route::roll_back(&mut socket, journal).iter().map(ToString::to_string)),
+                Err(error) => problems.push(error.to_string()),
+            }
+        }
+        problems
+    }
+
     /// Reads everything that can differ. After the first look of a run, `searched` says where stale routing was looked for:
     /// rules that the run itself has written are no reason to look elsewhere.
-    fn look(&mut self, wanted: &Wanted, searched: Option<Vec<Family>>) -> Result<Found, Error> {
+    fn look(&mut self, wanted: &Wanted, look: Look, needed: &[(Family, TableName)], searched: Option<Vec<Family>>) -> Result<Found, Error> {
         let mut held = Vec::new();
         for plan in &wanted.rulesets {
-            let needed: Vec<TableName> = plan.tables.iter().map(|table| table.name).collect();
-            held.push(self.backend.read(plan.family, &needed)?);
+            for backend in &mut self.backends {
+                // Only legacy tables come into being by being asked for.
+                let of_family = needed.iter().filter(|(family, _)| backend.name() == BackendName::Legacy && *family == plan.family);
+                let needed: Vec<TableName> = of_family.map(|(_, table)| *table).collect();
+                match backend.read(plan.family, &needed, look) {
+                    Ok(there) => held.extend(there),
+                    Err(error) if error.is_filter_absent() && needed.is_empty() => debug!("{error}"),
+                    Err(error) => return Err(error),
+                }
+            }
         }
         let routing = route::check(&mut self.route, &wanted.routing)?;
-        let searched = searched
-            .unwrap_or_else(|| held.iter().filter(|there| may_have_stale_routing(wanted, there)).map(|there| there.family).collect());
+        let searched = searched.unwrap_or_else(|| {
+            let families = wanted.rulesets.iter().map(|plan| plan.family);
+            families.filter(|family| may_have_stale_routing(wanted, *family, &held)).collect()
+        });
         let stale = self.stale(wanted, &held, &searched)?;
         Ok(Found { held, routing, stale, searched })
     }
 
     /// The routing of the mesh, in the families `searched`, that is there and not wanted: its policy rules (see
     /// [`route::stale_rules`]), and the passthrough address if it is ours or stands beside IPv6 rules of Istio's.
-    fn stale(&mut self, wanted: &Wanted, held: &[Ruleset], searched: &[Family]) -> Result<Stale, RouteError> {
+    fn stale(&mut self, wanted: &Wanted, held: &[Held], searched: &[Family]) -> Result<Stale, RouteError> {
         let mut stale = Stale::default();
-        for there in held.iter().filter(|there| searched.contains(&there.family)) {
-            let marks = there.table(TableName::Mangle).map(owner::divert_marks).unwrap_or_default();
-            stale.rules.extend(route::stale_rules(&mut self.route, there.family, &wanted.routing.policy, &marks)?);
-            if there.family == Family::V6 && !wanted.routing.passthrough_v6 {
+        for family in searched {
+            let there = || held.iter().filter(|held| held.ruleset.family == *family);
+            let marks: Vec<u32> = there().filter_map(|held| held.ruleset.table(TableName::Mangle)).flat_map(owner::divert_marks).collect();
+            stale.rules.extend(route::stale_rules(&mut self.route, *family, &wanted.routing.policy, &marks)?);
+            if *family == Family::V6 && !wanted.routing.passthrough_v6 {
                 let protocol = route::passthrough_v6_protocol(&mut self.route)?;
-                let istio_is_here = owner::is_present(wanted.mesh, there);
+                let istio_is_here = there().any(|held| held.has(wanted.mesh));
                 stale.passthrough_v6 = protocol.is_some_and(|protocol| protocol == OUR_PROTOCOL || istio_is_here);
             }
         }
         Ok(stale)
     }
+
+    /// The backends to be tried, the first one first: the one that is asked for; else the one that has the mesh's rules
+    /// already; else nf_tables.
+    fn order(&self, found: &Found, mesh: Mesh) -> Vec<BackendName> {
+        match (self.choice.wish, self.choice.firm) {
+            (Some(wish), true) => vec![wish],
+            (Some(wish), false) => vec![wish, wish.other()],
+            (None, _) if !found.is_in(mesh, BackendName::Nftables) && found.is_in(mesh, BackendName::Legacy) => {
+                vec![BackendName::Legacy, BackendName::Nftables]
+            }
+            (None, _) => BackendName::ALL.to_vec(),
+        }
+    }
+
+    fn order_now(&mut self, wanted: &Wanted) -> Result<Vec<BackendName>, Error> {
+        let found = self.look(wanted, Look::Listed, &[], None)?;
+        Ok(self.order(&found, wanted.mesh))
+    }
+
+    /// Why the first backend of [`Kernel::order`] is the first.
+    fn why(&self, found: &Found, mesh: Mesh) -> String {
+        if let Some(wish) = self.choice.wish {
+            return format!("{} asks for {wish}", self.choice.asked_by);
+        }
+        let forms = found.forms(mesh);
+        match forms.as_slice() {
+            [] => format!("no rules of {} are there yet", mesh.as_str()),
+            forms => {
+                let places: Vec<&str> = forms.iter().map(|form| form.describe()).collect();
+                format!("rules of {} are in {}", mesh.as_str(), places.join(" and "))
+            }
+        }
+    }
+
+    fn notes(&self) -> Vec<String> {
+        self.backends.iter().flat_map(|backend| backend.notes()).collect()
+    }
+
+    /// Leaves IPv6 out where the kernel has none. Where it is there and not wanted, rules of the mesh that are left from
+    /// before are not wanted either.
+    fn leave_out_absent_ipv6(&mut self, wanted: &mut Wanted, settled: &mut Settled) {
+        if route::has_ipv6() {
+            if !wanted.rulesets.iter().any(|plan| plan.family == Family::V6) {
+                wanted.rulesets.push(Ruleset::new(Family::V6));
+            }
+            return;
+        }
+        if wanted.plans(Family::V6) {
+            settled.warnings.push("IPv6 is left out: the kernel has no IPv6".to_owned());
+        }
+        wanted.leave_ipv6_out();
+    }
+
+    /// Whether the rules of `family`, which no packet filter takes, can be done without: those of IPv6 in a pod that nobody
+    /// beyond its link can reach over it.
+    fn without_ipv6(&mut self, family: Family) -> Result<bool, Error> {
+        Ok(family == Family::V6 && route::ipv6_state(&mut self.route)? == Ipv6State::LocalOnly)
+    }
+
+    /// Whether the planned IPv6 rules, of which none are there, could be: why they cannot, if they can be done without. If
+    /// they cannot be done without, an error says why they cannot be there.
+    fn rehearse_ipv6(&mut self, wanted: &Wanted) -> Result<Option<String>, Error> {
+        let plans: Vec<Ruleset> = wanted.planned().filter(|plan| plan.family == Family::V6).cloned().collect();
+        let order = self.choice.only().map_or(BackendName::ALL.to_vec(), |only| vec![only]);
+        let mut trial = Trial::new(order.clone());
+        for backend in self.backends.iter_mut().filter(|backend| order.contains(&backend.name())) {
+            match backend.rehearse(wanted.mesh, &plans) {
+                Ok(()) => return Ok(None),
+                Err(WriteError::Refused(refusals)) => trial.refused(backend.name(), refusals),
+                Err(WriteError::Failed(error)) => return Err(error),
+            }
+        }
+        match self.without_ipv6(Family::V6)? {
+            true => Ok(Some(format!("IPv6 is left out, for which the pod has no global address: {}", trial.nowhere(Family::V6)))),
+            false => Err(trial.nowhere(Family::V6)),
+        }
+    }
+
+    /// Everything that the packet filters hold of `family`, foreign rules included.
+    pub fn live(&mut self, family: Family) -> Result<Vec<Held>, Error> {
+        let mut all = Vec::new();
+        for backend in &mut self.backends {
+            match backend.read(family, &[], Look::Everything) {
+                Ok(held) => all.extend(held),
+                Err(error) if error.is_filter_absent() => debug!("{error}"),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(all)
+    }
 }
 
 /// Rules that stop all traffic, as istio-iptables puts in while it reconciles, are foreign where nothing else tells of it.
-fn warn_of_guards(wanted: &Wanted, held: &[Ruleset]) {
-    for there in held {
-        let guards = there.table(TableName::Filter).filter(|filter| owner::is_guarded(filter));
-        if let Some(filter) = guards.filter(|filter| !Ownership::of(wanted.mesh, there, None).owns_any(filter)) {
+fn warn_of_guards(wanted: &Wanted, held: &[Held]) {
+    for there in held.iter().filter(|held| matches!(held.form, Form::Legacy | Form::IptablesNft)) {
+        let guards = there.ruleset.table(TableName::Filter).filter(|filter| owner::is_guarded(filter));
+        if let Some(filter) = guards.filter(|filter| !Ownership::of(wanted.mesh, &there.ruleset, None).owns_any(filter)) {
             warn!(
                 "the {} {} rules begin by dropping all TCP and UDP; if an interrupted istio-iptables left that, take it out: \
                  the pod has no traffic",
-                there.family, filter.name
+                there.ruleset.family, filter.name
             );
         }
     }
@@ -259,11 +461,13 @@ fn local_addresses(socket: &mut Socket) -> Result<Vec<IpAddr>, Error> {
     Ok(route::addresses(socket)?.into_iter().map(|found| found.address).collect())
 }
 
-/// Whether stale routing is worth looking for in the family of `there`. Each look asks the kernel for whole lists, which
-/// a plan of REDIRECT rules alone, in a pod that Istio was never in, need not pay for: what was left without Istio's
-/// rules is found when the mesh is removed or TPROXY is at work.
-fn may_have_stale_routing(wanted: &Wanted, there: &Ruleset) -> bool {
-    let plan = wanted.rulesets.iter().find(|plan| plan.family == there.family);
+/// Whether stale routing is worth looking for in a family. Each look asks the kernel for whole lists, which a plan of
+/// REDIRECT rules alone, in a pod that Istio was never in, need not pay for: what was left without Istio's rules is found
+/// when the mesh is removed or TPROXY is at work.
+fn may_have_stale_routing(wanted: &Wanted, family: Family, held: &[Held]) -> bool {
+    let plan = wanted.rulesets.iter().find(|plan| plan.family == family);
     let mangle = |rules: &Ruleset| rules.table(TableName::Mangle).is_some();
-    wanted.mesh == Mesh::Istio && (wanted.removal || plan.is_some_and(mangle) || mangle(there) || owner::is_present(wanted.mesh, there))
+    let there = || held.iter().filter(|held| held.ruleset.family == family);
+    wanted.mesh == Mesh::Istio
+        && (wanted.removal || plan.is_some_and(mangle) || there().any(|held| mangle(&held.ruleset) || held.has(wanted.mesh)))
 }

@@ -5,16 +5,20 @@
 //! other tools neither show nor lose, so that they are known again without the options that they were made from.
 
 pub mod backend;
+mod choice;
 pub mod error;
-mod families;
+mod found;
 mod install;
 pub mod legacy;
 pub mod netlink;
+pub mod nftables;
 pub mod route;
 mod signals;
+mod wanted;
 
-pub use self::backend::Backend;
-pub use self::error::{Action, Cause, Error};
-pub use self::families::settle_ipv6;
-pub use self::install::{Drift, Kernel, Outcome, Wanted, addresses};
+pub use self::backend::{Backend, BackendName, Form, Held, Look};
+pub use self::choice::{Assignment, Choice};
+pub use self::error::{Action, Cause, Error, NftCause};
+pub use self::install::{Kernel, Outcome, Settled, addresses};
 pub use self::signals::{HeldSignals, hold_signals};
+pub use self::wanted::{Drift, Wanted};

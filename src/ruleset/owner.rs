@@ -61,6 +61,8 @@ pub struct Ownership {
     mesh: Mesh,
     /// For each built-in chain that holds any of the mesh's rules, which ones.
     base: HashMap<(TableName, Hook), Vec<bool>>,
+    /// Whether chains with names of nobody's are the mesh's too.
+    rest: bool,
 }
 
 impl Ownership {
@@ -84,7 +86,27 @@ impl Ownership {
                 }
             }
         }
-        Ownership { mesh, base }
+        Ownership { mesh, base, rest: false }
+    }
+
+    /// What is `mesh`'s in a table that nobody but mesh-init (or the mesh's original tool) has any business in: everything
+    /// but the other mesh's chains and the jumps to them. What names no mesh is Istio's if any of Istio's chains are there.
+    pub fn of_own_table(mesh: Mesh, held: &Ruleset) -> Ownership {
+        let others = |rule: &Rule| Mesh::ALL.iter().any(|other| *other != mesh && other.owns_target(rule));
+        let chains = || held.tables.iter().flat_map(|table| &table.chains);
+        let has_chains = |mesh: Mesh| chains().any(|chain| mesh.owns_chain(&chain.name));
+        let rest = has_chains(mesh) && (mesh == Mesh::Istio || !has_chains(Mesh::Istio)) || !Mesh::ALL.into_iter().any(has_chains);
+        let mut base = HashMap::new();
+        for table in &held.tables {
+            for chain in &table.chains {
+                let Some(hook) = Hook::from_chain(&chain.name) else { continue };
+                let owned: Vec<bool> = chain.rules.iter().map(|rule| mesh.owns_target(rule) || (rest && !others(rule))).collect();
+                if owned.contains(&true) {
+                    base.insert((table.name, hook), owned);
+                }
+            }
+        }
+        Ownership { mesh, base, rest }
     }
 
     /// The mesh that was asked for.
@@ -94,7 +116,7 @@ impl Ownership {
 
     /// Whether a chain of this name is the mesh's.
     pub fn owns_chain(&self, name: &str) -> bool {
-        self.mesh.owns_chain(name)
+        self.mesh.owns_chain(name) || (self.rest && !Mesh::ALL.iter().any(|other| other.owns_chain(name)))
     }
 
     /// Whether the rule at `index` of `chain`, in the rule set that was looked at, is the mesh's.

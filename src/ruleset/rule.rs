@@ -56,6 +56,11 @@ impl Rule {
         })
     }
 
+    /// Whether there is a match or a target in it that mesh-init does not know.
+    pub fn is_opaque(&self) -> bool {
+        matches!(self.target, Target::Opaque(_)) || self.matches.iter().any(|wanted| matches!(wanted.condition, Condition::Opaque(_)))
+    }
+
     /// Whether `self` and `other` do the same to every packet: comments, counters, marks and the order of matches
     /// are of no account.
     pub fn same_meaning(&self, other: &Rule) -> bool {

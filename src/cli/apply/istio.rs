@@ -6,15 +6,16 @@ use std::io::Write;
 use nix::unistd::geteuid;
 use tracing::{debug, info, warn};
 
-use super::{final_rules, install, warn_of_mode};
+use super::{final_rules, install};
 use crate::cli::failure::{Code, Failure};
 use crate::cli::options::Common;
 use crate::cli::session::{self, MeshOptions};
 use crate::cli::{dump, print, remove};
 use crate::host::probe::Probe;
 use crate::host::{Surroundings, capability};
+use crate::kernel::Choice;
 use crate::mesh::istio::{Local, Options};
-use crate::mesh::{IptablesMode, Mesh, Plan};
+use crate::mesh::{Mesh, Plan};
 use crate::ruleset::Family;
 use crate::ruleset::print::iptables::{self, Style as TextStyle};
 
@@ -28,7 +29,11 @@ pub(in crate::cli) fn work(options: Options, common: &Common, show_rules: bool) 
     if istio.skip_rule_apply {
         let (plan, surroundings) = session::plan(&options, common, None)?;
         info!("no rules are installed, as --skip-rule-apply says");
-        return if istio.run_validation { validate(istio, &surroundings, Proof::Plan(plan, common)) } else { Ok(()) };
+        return if istio.run_validation {
+            validate(istio, &surroundings, Proof::Plan(plan, common, common.choice(options.preference())))
+        } else {
+            Ok(())
+        };
     }
     if istio.dry_run {
         let (plan, surroundings) = session::plan(&options, common, None)?;
@@ -39,7 +44,8 @@ pub(in crate::cli) fn work(options: Options, common: &Common, show_rules: bool) 
         }
         return if istio.run_validation { validate(istio, &surroundings, Proof::None) } else { Ok(()) };
     }
-    let mut kernel = session::open_kernel(common)?;
+    let choice = common.choice(options.preference());
+    let mut kernel = session::open_kernel(common, choice)?;
     let surroundings = if istio.cleanup_only {
         remove::take_out(Mesh::Istio, &mut kernel)?;
         None
@@ -50,8 +56,13 @@ pub(in crate::cli) fn work(options: Options, common: &Common, show_rules: bool) 
     };
     let final_rules = if show_rules { final_rules(&mut kernel) } else { Vec::new() };
     session::close_kernel(kernel);
-    for ruleset in final_rules.iter().filter(|ruleset| !ruleset.tables.is_empty()) {
-        info!("Final iptables state ({}):\n{}", ruleset.family, iptables::ruleset(ruleset, TextStyle::default()));
+    for held in &final_rules {
+        info!(
+            "Final iptables state ({}, {}):\n{}",
+            held.ruleset.family,
+            held.form.describe(),
+            iptables::ruleset(&held.ruleset, TextStyle::default())
+        );
     }
     surroundings.map_or(Ok(()), |surroundings| validate(istio, &surroundings, Proof::ReadBack))
 }
@@ -70,8 +81,6 @@ fn warn_of_settings(options: &Options) {
     if !unknown.is_empty() {
         warn!("--log_target: {unknown:?} is left out: log lines go to stdout or stderr, and no file is written");
     }
-    let native = options.native_nftables.then_some(IptablesMode::Nft);
-    warn_of_mode(native.or(options.force_iptables_binary));
 }
 
 fn append(path: &str, text: &str) -> Result<(), Failure> {
@@ -84,7 +93,7 @@ enum Proof<'a> {
     /// The rules were installed and read back a moment ago.
     ReadBack,
     /// The rules have to be what this plan says.
-    Plan(Plan, &'a Common),
+    Plan(Plan, &'a Common, Choice),
     /// Nothing.
     None,
 }
@@ -111,10 +120,9 @@ fn validate(options: &Options, surroundings: &Surroundings, proof: Proof<'_>) ->
             warn!("{not_the_proxy}; the rules have been read back instead, and are as planned");
             Ok(())
         }
-        Proof::Plan(plan, common) if capability::raise_net_admin().is_ok() => {
-            let mut kernel = session::open_kernel(common)?;
-            let wanted = session::wanted(plan, &mut kernel)?;
-            let drift = kernel.check(&wanted)?;
+        Proof::Plan(plan, common, choice) if capability::raise_net_admin().is_ok() => {
+            let mut kernel = session::open_kernel(common, choice)?;
+            let (drift, _) = kernel.check(&mut session::wanted(plan))?;
             session::close_kernel(kernel);
             match drift.first() {
                 Some(first) => {

@@ -2,7 +2,7 @@
 
 use tracing::{debug, info, warn};
 
-use super::{final_rules, install, warn_of_mode};
+use super::{final_rules, install};
 use crate::cli::failure::Failure;
 use crate::cli::options::Common;
 use crate::cli::session::{self, MeshOptions};
@@ -16,7 +16,6 @@ use crate::ruleset::print::iptables::{self, Style as TextStyle};
 /// the end.
 pub(in crate::cli) fn work(options: Options, common: &Common, show_rules: bool) -> Result<(), Failure> {
     session::enter_namespace(common)?;
-    warn_of_mode(options.iptables_mode);
     if options.use_wait_flag {
         debug!("--use-wait-flag changes nothing: the iptables lock is waited for anyway");
     }
@@ -26,7 +25,7 @@ pub(in crate::cli) fn work(options: Options, common: &Common, show_rules: bool) 
         let (plan, _) = session::plan(&options, common, None)?;
         return print(&dump::text(&plan.rulesets, TextStyle::default()));
     }
-    let mut kernel = session::open_kernel(common)?;
+    let mut kernel = session::open_kernel(common, common.choice(options.preference()))?;
     let (plan, _) = session::plan(&options, common, Some(&mut kernel))?;
     // The setting is part of what is done whole or not at all.
     let _signals = kernel::hold_signals();
@@ -40,9 +39,9 @@ pub(in crate::cli) fn work(options: Options, common: &Common, show_rules: bool) 
     }
     let final_rules = if show_rules { final_rules(&mut kernel) } else { Vec::new() };
     session::close_kernel(kernel);
-    for ruleset in &final_rules {
-        info!("rules of {} in the end:", ruleset.family);
-        for line in iptables::ruleset(ruleset, TextStyle::default()).lines() {
+    for held in &final_rules {
+        info!("rules of {} in the end, in {}:", held.ruleset.family, held.form.describe());
+        for line in iptables::ruleset(&held.ruleset, TextStyle::default()).lines() {
             info!("{line}");
         }
     }

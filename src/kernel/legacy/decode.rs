@@ -10,9 +10,7 @@ use super::encode::INTERFACE_SIZE;
 use super::entry::{Entry, Extension, Lead};
 use super::extension::{self, Known};
 use super::table::{RawChain, RawTable};
-use crate::ruleset::{
-    Base, Chain, Condition, Family, Interface, Match, Opaque, Policy, Protocol, Rule, Table, Target,
-};
+use crate::ruleset::{Base, Chain, Condition, Family, Interface, Match, Opaque, Policy, Protocol, Rule, Table, Target};
 
 /// The table's rules.
 pub(super) fn table(raw: &RawTable) -> Table {

@@ -34,7 +34,7 @@ use self::socket::TableSocket;
 pub use self::table::LayoutError;
 use self::table::RawTable;
 use self::writer::Replaced;
-use super::backend::Backend;
+use super::backend::{Backend, BackendName, Form, Held, Look, WriteError};
 use super::error::{Action, Cause, Error};
 use crate::host::files::read_text;
 use crate::ruleset::{Family, Mesh, Ruleset, TableName, Traces};
@@ -46,54 +46,74 @@ pub struct Legacy {
     journal: Vec<Replaced>,
     /// Held from the first write to the commit.
     lock: Option<XtablesLock>,
+    /// Whether the list of tables could not be read where nothing else was to be asked.
+    unlisted: bool,
 }
 
 impl Backend for Legacy {
-    fn name(&self) -> &'static str {
-        "legacy"
-    }
-
-    fn probe(&mut self, family: Family, tables: &[TableName]) -> Result<(), Error> {
-        for table in tables {
-            let answer = self.socket(family).and_then(|socket| socket.info(*table));
-            answer.map_err(|errno| Error::Table { action: Action::Read, family, table: *table, cause: Cause::of(errno) })?;
-        }
-        Ok(())
+    fn name(&self) -> BackendName {
+        BackendName::Legacy
     }
 
     /// The kernel makes a table when it is asked for; only tables that it lists already, or that are needed, are
-    /// asked for. Where the list cannot be read (it is root's), all are.
-    fn read(&mut self, family: Family, needed: &[TableName]) -> Result<Ruleset, Error> {
+    /// asked for. Where the list cannot be read (it is root's), all are if everything is to be looked at.
+    fn read(&mut self, family: Family, needed: &[TableName], look: Look) -> Result<Vec<Held>, Error> {
         let listed = listed_tables(family);
-        let mut ruleset = Ruleset::new(family);
+        self.unlisted |= listed.is_none() && look == Look::Listed;
+        let mut held = Held::new(Form::Legacy, family);
         for name in TableName::ALL {
             let is_needed = needed.contains(&name);
             let is_there = match &listed {
                 Some(listed) => listed.contains(&name),
-                None => name != TableName::Security,
+                None => name != TableName::Security && look == Look::Everything,
             };
             if !is_needed && !is_there {
                 continue;
             }
             match self.read_table(family, name) {
-                Ok(raw) => ruleset.tables.push(decode::table(&raw)),
+                Ok(raw) => held.ruleset.tables.push(decode::table(&raw)),
                 Err(error) if !is_needed && error.is_filter_absent() => debug!("{error}"),
                 Err(error) => return Err(error),
             }
         }
-        Ok(ruleset)
+        Ok(if held.ruleset.tables.is_empty() { Vec::new() } else { vec![held] })
     }
 
-    fn write(&mut self, mesh: Mesh, plans: &[Ruleset], held: &[Ruleset], deadline: Instant) -> Result<(), Error> {
+    fn write(&mut self, mesh: Mesh, plans: &[Ruleset], held: &[Held], deadline: Instant) -> Result<(), WriteError> {
+        // A table that the kernel does not have is found out before anything is written.
+        for plan in plans {
+            for table in &plan.tables {
+                self.read_table(plan.family, table.name)?;
+            }
+        }
         self.lock.get_or_insert_with(XtablesLock::take);
-        for (plan, held) in plans.iter().zip(held) {
-            let traces = Traces::of(mesh, held);
+        for plan in plans {
+            let nothing = Ruleset::new(plan.family);
+            let there = held.iter().find(|held| held.form == Form::Legacy && held.ruleset.family == plan.family);
+            let there = there.map_or(&nothing, |held| &held.ruleset);
+            let traces = Traces::of(mesh, there);
             if traces.are_guarded() {
                 // What shows whose they are goes before they do: from now on they show it themselves.
                 self.claim(mesh, &traces, (plan.family, TableName::Filter), deadline)?;
             }
-            for name in order::writing_order(plan, held) {
+            for name in order::writing_order(plan, there) {
                 self.write_table(mesh, &traces, (plan.family, name), plan.table(name), deadline)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks for the tables alone: what else may be missing shows when they are written.
+    fn rehearse(&mut self, _mesh: Mesh, plans: &[Ruleset]) -> Result<(), WriteError> {
+        for plan in plans {
+            for table in &plan.tables {
+                let answer = self.socket(plan.family).and_then(|socket| socket.info(table.name));
+                answer.map_err(|errno| Error::Table {
+                    action: Action::Read,
+                    family: plan.family,
+                    table: table.name,
+                    cause: Cause::of(errno),
+                })?;
             }
         }
         Ok(())
@@ -115,6 +135,11 @@ impl Backend for Legacy {
     fn commit(&mut self) {
         self.journal.clear();
         self.lock = None;
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let note = "which legacy tables there are can be read by root only (/proc/net/ip_tables_names); they are taken to be empty";
+        self.unlisted.then(|| note.to_owned()).into_iter().collect()
     }
 }
 
@@ -159,7 +184,7 @@ fn listed_tables(family: Family) -> Option<Vec<TableName>> {
     match read_text(Path::new(path)) {
         Ok(names) => Some(TableName::ALL.into_iter().filter(|table| names.lines().any(|line| line == table.as_str())).collect()),
         Err(error) => {
-            debug!("{error}; every table is asked for");
+            debug!("{error}");
             None
         }
     }

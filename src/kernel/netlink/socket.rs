@@ -303,6 +303,12 @@ impl Socket {
         self.sequence
     }
 
+    /// Takes the numbers up to `last` as used, for messages that were numbered from `first`, which [`Socket::next_sequence`]
+    /// gave.
+    pub fn skip_sequences(&mut self, first: u32, last: u32) {
+        self.sequence = self.sequence.wrapping_add(last.wrapping_sub(first)).wrapping_add(1);
+    }
+
     /// Sends `bytes`, one message or a batch, as they are.
     pub fn send(&mut self, bytes: &[u8]) -> Result<(), NetlinkError> {
         loop {

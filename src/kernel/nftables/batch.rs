@@ -32,8 +32,15 @@ pub(super) struct About {
 pub(super) enum Object {
     Batch,
     Table(String),
-    Chain { table: TableName, chain: String },
-    Rule { table: TableName, chain: String, number: usize },
+    Chain {
+        table: TableName,
+        chain: String,
+    },
+    Rule {
+        table: TableName,
+        chain: String,
+        number: usize,
+    },
     /// Something that was there before.
     Old(String),
 }

@@ -16,8 +16,8 @@ use super::sets::Set;
 use crate::kernel::legacy::extension;
 use crate::kernel::netlink::wire::{Attribute, Attributes, Malformed};
 use crate::ruleset::{
-    AddressRange, AddressSet, Condition, Counters, Family, IdRange, Interface, MarkMask, Match, Opaque, PortRange, Protocol, Rule, StateSet,
-    Target,
+    AddressRange, AddressSet, Condition, Counters, Family, IdRange, Interface, MarkMask, Match, Opaque, PortRange, Protocol, Rule,
+    StateSet, Target,
 };
 
 /// A rule as a kernel tells it.
@@ -314,25 +314,28 @@ impl Reading<'_, '_> {
         let (Some(from), Some(to)) = (expression.number(byteorder::SREG)?, expression.number(byteorder::DREG)?) else { return Ok(None) };
         let before = self.loaded(from).filter(|loaded| loaded.mask.is_none() && !loaded.turned).cloned();
         self.forget(to);
-        let known = expression.number(byteorder::OPERATION)? == Some(byteorder::TO_NETWORK) && expression.number(byteorder::SIZE)? == Some(4);
+        let known =
+            expression.number(byteorder::OPERATION)? == Some(byteorder::TO_NETWORK) && expression.number(byteorder::SIZE)? == Some(4);
         let Some(before) = before.filter(|_| known) else { return Ok(None) };
         self.load(to, Loaded { turned: true, ..before });
         Ok(Some(()))
     }
 
     fn compare(&mut self, expression: &Expression<'_>, open_range: Option<u32>) -> Result<Option<()>, Malformed> {
-        let (Some(register), Some(operation)) = (expression.number(cmp::SREG)?, expression.number(cmp::OPERATION)?) else { return Ok(None) };
+        let (Some(register), Some(operation)) = (expression.number(cmp::SREG)?, expression.number(cmp::OPERATION)?) else {
+            return Ok(None);
+        };
         let (Some(loaded), Some(value)) = (self.loaded(register).cloned(), expression.value(cmp::DATA)?) else { return Ok(None) };
         let found = match operation {
             cmp::EQUAL | cmp::UNEQUAL => return Ok(self.equals(&loaded, value, operation == cmp::UNEQUAL)),
-            cmp::AT_LEAST => range_of(&loaded, Some(value), None),
+            cmp::AT_LEAST => range_of(&loaded, self.family, Some(value), None),
             cmp::AT_MOST if open_range == Some(register) => {
                 let whole = self.matches.last().and_then(|last| closed(&last.condition, value));
                 let Some(whole) = whole else { return Ok(None) };
                 self.matches.pop();
                 Some(whole)
             }
-            cmp::AT_MOST => range_of(&loaded, None, Some(value)),
+            cmp::AT_MOST => range_of(&loaded, self.family, None, Some(value)),
             _ => None,
         };
         let Some(found) = found else { return Ok(None) };
@@ -419,7 +422,7 @@ impl Reading<'_, '_> {
         };
         let loaded = self.loaded(register).cloned();
         let condition = loaded.and_then(|loaded| {
-            range_of(&loaded, Some(expression.value(range::FROM).ok()??), Some(expression.value(range::TO).ok()??))
+            range_of(&loaded, self.family, Some(expression.value(range::FROM).ok()??), Some(expression.value(range::TO).ok()??))
         });
         let Some(condition) = condition else { return Ok(None) };
         self.matches.push(Match { negated: operation == cmp::UNEQUAL, condition });
@@ -603,11 +606,23 @@ fn port_condition(offset: usize, ports: PortRange) -> Option<Condition> {
 }
 
 /// From `first` to `last`, or to where numbers of the kind end.
-fn range_of(loaded: &Loaded, first: Option<&[u8]>, last: Option<&[u8]>) -> Option<Condition> {
+fn range_of(loaded: &Loaded, family: Option<Family>, first: Option<&[u8]>, last: Option<&[u8]>) -> Option<Condition> {
     if loaded.mask.is_some() {
         return None;
     }
     match &loaded.what {
+        What::Payload { base: payload::NETWORK, offset, len } => {
+            let (source, whole) = address_field(family?);
+            let (lowest, highest) = (vec![0; whole], vec![0xff; whole]);
+            let range =
+                AddressRange::new(address(first.unwrap_or(&lowest))?, address(last.unwrap_or(&highest))?).filter(|_| *len == whole)?;
+            let set = AddressSet::from_iter([range]);
+            match *offset {
+                at if at == source => Some(Condition::Sources(set)),
+                at if at == source + whole => Some(Condition::Destinations(set)),
+                _ => None,
+            }
+        }
         What::Payload { base: payload::TRANSPORT, offset, len: 2 } => {
             let port = |bytes: &[u8]| Some(u16::from_be_bytes(bytes.try_into().ok()?));
             let ports = PortRange { first: first.map_or(Some(0), port)?, last: last.map_or(Some(u16::MAX), port)? };
@@ -629,8 +644,16 @@ fn closed(condition: &Condition, last: &[u8]) -> Option<Condition> {
         Condition::DestinationPort(ports) => Condition::DestinationPort(PortRange { last: port()?, ..*ports }),
         Condition::Uid(ids) => Condition::Uid(IdRange { last: network(last)?, ..*ids }),
         Condition::Gid(ids) => Condition::Gid(IdRange { last: network(last)?, ..*ids }),
+        Condition::Sources(set) => Condition::Sources(up_to(set, last)?),
+        Condition::Destinations(set) => Condition::Destinations(up_to(set, last)?),
         _ => return None,
     })
+}
+
+/// The one range of `set`, ending at `last`.
+fn up_to(set: &AddressSet, last: &[u8]) -> Option<AddressSet> {
+    let first = set.ranges().first()?.first();
+    Some(AddressSet::from_iter([AddressRange::new(first, address(last)?)?]))
 }
 
 /// Whether ones come before zeros.

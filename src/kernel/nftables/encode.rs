@@ -70,10 +70,15 @@ pub(super) fn sets(family: Family, rule: &Rule) -> Result<Vec<SetContents>, Enco
                 return Err(fault("an address of the other family"));
             }
             Condition::Sources(set) | Condition::Destinations(set) => {
+                if set.ranges().is_empty() {
+                    return Err(fault("a list without addresses"));
+                }
                 if set.ranges().iter().any(|range| range.first().is_ipv4() != (family == Family::V4)) {
                     return Err(fault("an address of the other family"));
                 }
-                sets.push(SetContents::of_addresses(family, set));
+                if set.ranges().len() > 1 {
+                    sets.push(SetContents::of_addresses(family, set));
+                }
             }
             Condition::Uid(_) | Condition::Gid(_) if wanted.negated => {
                 return Err(fault("an owner that is negated, which a packet without a socket would not match"));
@@ -158,14 +163,8 @@ impl Expressions<'_, '_> {
         match &wanted.condition {
             Condition::Source(net) => self.network(End::Source, net, negated),
             Condition::Destination(net) => self.network(End::Destination, net, negated),
-            Condition::Sources(_) => {
-                self.load_address(End::Source, None);
-                self.look_up(negated);
-            }
-            Condition::Destinations(_) => {
-                self.load_address(End::Destination, None);
-                self.look_up(negated);
-            }
+            Condition::Sources(set) => self.addresses(End::Source, set, negated),
+            Condition::Destinations(set) => self.addresses(End::Destination, set, negated),
             Condition::InInterface(name) => self.interface(meta::IN_NAME, name, negated),
             Condition::OutInterface(name) => self.interface(meta::OUT_NAME, name, negated),
             Condition::Protocol(protocol) => {
@@ -289,6 +288,14 @@ impl Expressions<'_, '_> {
             End::Destination => source + whole,
         };
         self.load_payload(payload::NETWORK, offset, len.unwrap_or(whole));
+    }
+
+    fn addresses(&mut self, end: End, set: &AddressSet, negated: bool) {
+        self.load_address(end, None);
+        match set.ranges() {
+            [range] => self.within(&octets(range.first()), &octets(range.last()), negated),
+            _ => self.look_up(negated),
+        }
     }
 
     fn network(&mut self, end: End, net: &IpNet, negated: bool) {

@@ -202,7 +202,8 @@ fn parse_rule(message: &Message<'_>, table: &TableData) -> Result<Option<(String
 
 /// Reads the table's sets with what the rules look up in.
 fn read_sets(socket: &mut Socket, table: &mut TableData) -> Result<(), NetlinkError> {
-    let used: Vec<String> = table.chains.iter().flat_map(|chain| &chain.rules).flat_map(|rule| decode::lookups(&rule.expressions)).collect();
+    let used: Vec<String> =
+        table.chains.iter().flat_map(|chain| &chain.rules).flat_map(|rule| decode::lookups(&rule.expressions)).collect();
     if used.is_empty() {
         return Ok(());
     }

@@ -7,7 +7,7 @@ use super::read::{BaseData, ChainData, RuleData, Snapshot, TableData};
 use crate::kernel::backend::{Form, Held};
 use crate::kernel::netlink::wire::Malformed;
 use crate::ruleset::layout::{self, OWN_TABLE, Seat};
-use crate::ruleset::{Base, Condition, Family, Hook, Policy, Rule, Ruleset, TableName};
+use crate::ruleset::{Base, Condition, Family, Hook, Policy, Rule, TableName};
 
 /// The tables that `pilot-agent istio-iptables --native-nftables` makes, all of family `inet`.
 pub(super) const ISTIO_TABLES: [(&str, TableName); 3] =
@@ -34,7 +34,8 @@ pub(super) fn held(snapshot: &Snapshot, family: Family) -> Result<Vec<Held>, Mal
     for form in [Form::MeshInit, Form::IptablesNft, Form::IstioNft] {
         let mut held = Held::new(form, family);
         for table in &snapshot.tables {
-            let seen = form_of(table.family, &table.name) == Some(form) && (table.family == abi::INET || table.family == abi::number(family));
+            let seen =
+                form_of(table.family, &table.name) == Some(form) && (table.family == abi::INET || table.family == abi::number(family));
             if seen {
                 add_table(&mut held, table)?;
             }
@@ -47,7 +48,8 @@ pub(super) fn held(snapshot: &Snapshot, family: Family) -> Result<Vec<Held>, Mal
 }
 
 fn add_table(held: &mut Held, table: &TableData) -> Result<(), Malformed> {
-    let what = || format!("{} table {} {}", held.ruleset.family, abi::family_name(table.family), table.name);
+    let family = held.ruleset.family;
+    let what = || format!("{family} table {} {}", abi::family_name(table.family), table.name);
     if table.flags & abi::DORMANT != 0 {
         let fault = format!("{} is dormant: it catches nothing", what());
         held.faults.push(fault);
@@ -163,9 +165,4 @@ pub(super) fn compat_protocol(table: &TableData, source: &RuleData) -> Option<(u
         Condition::Protocol(protocol) => Some((protocol.0, wanted.negated)),
         _ => None,
     })
-}
-
-/// An empty rule set of a family, for what is not there.
-pub(super) fn nothing(family: Family) -> Ruleset {
-    Ruleset::new(family)
 }

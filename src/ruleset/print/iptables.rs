@@ -43,7 +43,7 @@ fn write_table(out: &mut String, family: Family, table: &Table, style: Style) ->
     }
     for chain in &table.chains {
         for (index, rule) in chain.rules.iter().enumerate() {
-            if is_opaque(rule) {
+            if rule.is_opaque() {
                 out.push_str("# ");
             }
             if let (true, Some(Counters { packets, bytes })) = (style.counters, rule.counters) {
@@ -82,10 +82,6 @@ pub fn specification(rule: &Rule, family: Family) -> String {
         words.push(target);
     }
     words.join(" ")
-}
-
-fn is_opaque(rule: &Rule) -> bool {
-    matches!(rule.target, Target::Opaque(_)) || rule.matches.iter().any(|wanted| matches!(wanted.condition, Condition::Opaque(_)))
 }
 
 /// One match. `same_extension` says that the rule's tcp or udp match was named just before.

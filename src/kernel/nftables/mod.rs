@@ -1,0 +1,249 @@
+//! nf_tables, spoken to over netlink.
+//!
+//! mesh-init has a table of its own in each family, with native expressions only. Both families and all tables of a plan
+//! are written in one batch, in which also goes what original tools left in nf_tables: a packet meets the old rules or the
+//! new ones. A batch names the generation that it was made for; if rules have changed since, by whomever, the kernel
+//! refuses it, and it is made anew from what is there then.
+
+mod abi;
+mod batch;
+mod decode;
+mod encode;
+mod feature;
+mod plan;
+mod read;
+mod sets;
+mod undo;
+mod view;
+
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use tracing::debug;
+
+use self::batch::{Batch, BatchError, Complete};
+pub use self::encode::EncodeError;
+use self::read::Snapshot;
+use super::backend::{Backend, BackendName, Held, Look, WriteError};
+use super::error::{Action, Error, NftCause};
+use super::netlink::{NetlinkError, Protocol, Socket};
+use crate::ruleset::{Family, Mesh, Ruleset, TableName};
+
+/// nf_tables of the network namespace that the thread is in.
+#[derive(Debug)]
+pub struct Nftables {
+    socket: Option<Socket>,
+    deadline: Instant,
+    /// What there was before each batch that was sent, the first batch first.
+    journal: Vec<Snapshot>,
+    /// What was read last, if nothing was written since.
+    last: Option<Snapshot>,
+}
+
+/// How long to wait before trying again what somebody else has changed; doubled each time.
+const FIRST_PAUSE: Duration = Duration::from_micros(200);
+const LONGEST_PAUSE: Duration = Duration::from_millis(50);
+
+/// What became of a batch.
+enum Sent {
+    /// The kernel has carried it out.
+    Committed,
+    /// The rules are of another generation.
+    Outdated,
+    /// The kernel refused these messages, and so all.
+    Refused(Vec<Error>),
+}
+
+impl Nftables {
+    /// nf_tables, reached when it is first needed; nothing is waited for after `deadline`.
+    pub fn new(deadline: Instant) -> Nftables {
+        Nftables { socket: None, deadline, journal: Vec::new(), last: None }
+    }
+
+    fn socket(&mut self) -> Result<&mut Socket, NetlinkError> {
+        if self.socket.is_none() {
+            self.socket = Some(Socket::open(Protocol::Netfilter, self.deadline)?);
+        }
+        // Just filled.
+        self.socket.as_mut().ok_or(NetlinkError::Timeout)
+    }
+
+    /// The tables in which a mesh's rules may be.
+    fn snapshot(&mut self) -> Result<Snapshot, Error> {
+        let deadline = self.deadline;
+        let read = self.socket().and_then(|socket| read::snapshot(socket, deadline, view::may_be_a_meshs));
+        read.map_err(|error| match error {
+            NetlinkError::KeptChanging => Error::NftablesContended,
+            NetlinkError::Malformed(malformed) => malformed.into(),
+            error => {
+                Error::Nftables { action: Action::Read, family: None, object: "the rules".to_owned(), cause: feature::unreachable(&error) }
+            }
+        })
+    }
+
+    /// Sends a batch. An error leaves in doubt whether it was carried out, unless it says otherwise.
+    fn send(&mut self, batch: &Complete) -> Result<Sent, NetlinkError> {
+        self.last = None;
+        let refusals = self.socket()?.batch(&batch.bytes, batch.first, batch.last)?;
+        if refusals.is_empty() {
+            return Ok(Sent::Committed);
+        }
+        if refusals.iter().any(|(_, refusal)| refusal.errno() == Some(Errno::ERESTART)) {
+            return Ok(Sent::Outdated);
+        }
+        Ok(Sent::Refused(refusals.into_iter().map(|(sequence, refusal)| feature::refusal(batch, sequence, refusal)).collect()))
+    }
+
+    /// Makes a batch with what `fill` puts into it, for the generation of `snapshot`; nothing if it would do nothing.
+    fn batch(
+        &mut self,
+        snapshot: &Snapshot,
+        commit: bool,
+        fill: impl FnOnce(&mut Batch) -> Result<(), BatchError>,
+    ) -> Result<Option<Complete>, Error> {
+        let make = |socket: &mut Socket| {
+            let mut batch = Batch::new(socket.next_sequence(), snapshot.generation)?;
+            fill(&mut batch)?;
+            if batch.is_empty() {
+                return Ok(None);
+            }
+            let complete = batch.end(commit)?;
+            socket.skip_sequences(complete.first, complete.last);
+            Ok(Some(complete))
+        };
+        let socket = self.socket().map_err(|error| write_error(error, "the rules"))?;
+        make(socket).map_err(|error: BatchError| match error {
+            BatchError::Encode(error) => error.into(),
+            BatchError::Malformed(malformed) => malformed.into(),
+            BatchError::TooLong(error) => write_error(error.into(), "the rules"),
+        })
+    }
+}
+
+impl Backend for Nftables {
+    fn name(&self) -> BackendName {
+        BackendName::Nftables
+    }
+
+    /// All families are read at once, and once for both.
+    fn read(&mut self, family: Family, _needed: &[TableName], _look: Look) -> Result<Vec<Held>, Error> {
+        if family == Family::V4 || self.last.is_none() {
+            self.last = Some(self.snapshot()?);
+        }
+        match &self.last {
+            Some(snapshot) => Ok(view::held(snapshot, family)?),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    fn write(&mut self, mesh: Mesh, plans: &[Ruleset], _held: &[Held], deadline: Instant) -> Result<(), WriteError> {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let snapshot = match self.last.take().map_or_else(|| self.snapshot(), Ok) {
+                Ok(snapshot) => snapshot,
+                Err(Error::Nftables { cause: cause @ NftCause::Absent(_), .. }) => {
+                    let refused = feature::for_all(plans, &cause);
+                    // Where nothing is wanted, nothing can be missing.
+                    return if refused.is_empty() { Ok(()) } else { Err(WriteError::Refused(refused)) };
+                }
+                Err(error) => return Err(WriteError::Failed(error)),
+            };
+            let batch = self.batch(&snapshot, true, |batch| plan::write(batch, mesh, plans, &snapshot)).map_err(WriteError::Failed)?;
+            let Some(batch) = batch else { return Ok(()) };
+            let generation = snapshot.generation;
+            self.journal.push(snapshot);
+            match self.send(&batch) {
+                Err(error) => {
+                    if !error.leaves_doubt() {
+                        self.journal.pop();
+                    }
+                    return Err(WriteError::Failed(write_error(error, "the rules")));
+                }
+                Ok(Sent::Refused(errors)) => {
+                    self.journal.pop();
+                    return Err(refused(errors, plans));
+                }
+                Ok(Sent::Committed) => {
+                    // An answer to every message is not yet a change.
+                    let now =
+                        self.socket().and_then(read::generation).map_err(|error| WriteError::Failed(write_error(error, "the rules")))?;
+                    if now != generation {
+                        return Ok(());
+                    }
+                    debug!("nf_tables answered, but its generation is the same");
+                }
+                Ok(Sent::Outdated) => {
+                    self.journal.pop();
+                    debug!("the nf_tables rules have changed since they were read; once more");
+                }
+            }
+            if Instant::now() >= deadline {
+                return Err(WriteError::Failed(Error::NftablesContended));
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// A batch without an end is only checked, not carried out.
+    fn rehearse(&mut self, mesh: Mesh, plans: &[Ruleset]) -> Result<(), WriteError> {
+        let snapshot = match self.snapshot() {
+            Ok(snapshot) => snapshot,
+            Err(Error::Nftables { cause: cause @ NftCause::Absent(_), .. }) => {
+                return Err(WriteError::Refused(feature::for_all(plans, &cause)));
+            }
+            Err(error) => return Err(WriteError::Failed(error)),
+        };
+        let batch = self.batch(&snapshot, false, |batch| plan::write(batch, mesh, plans, &snapshot)).map_err(WriteError::Failed)?;
+        let Some(batch) = batch else { return Ok(()) };
+        match self.send(&batch).map_err(|error| WriteError::Failed(write_error(error, "the rules")))? {
+            Sent::Committed | Sent::Outdated => Ok(()),
+            Sent::Refused(errors) => Err(refused(errors, plans)),
+        }
+    }
+
+    fn undo(&mut self, deadline: Instant) -> Vec<Error> {
+        let mut errors = Vec::new();
+        // What was waited for in vain may still be on its way to the old socket.
+        (self.socket, self.deadline, self.last) = (None, deadline, None);
+        while let Some(before) = self.journal.pop() {
+            errors.extend(self.put_back(&before).err());
+        }
+        errors
+    }
+
+    fn has_written(&self) -> bool {
+        !self.journal.is_empty()
+    }
+
+    fn commit(&mut self) {
+        self.journal.clear();
+    }
+}
+
+fn write_error(error: NetlinkError, object: &str) -> Error {
+    let cause = match error {
+        NetlinkError::Refused { errno: Errno::EPERM, .. } => NftCause::Denied,
+        error => NftCause::Other(error),
+    };
+    Error::Nftables { action: Action::Write, family: None, object: object.to_owned(), cause }
+}
+
+/// What was refused of a batch: by family, if that is all that is wrong with it.
+fn refused(errors: Vec<Error>, plans: &[Ruleset]) -> WriteError {
+    let mut by_family: Vec<(Family, Error)> = Vec::new();
+    for error in errors {
+        match &error {
+            // The batch as a whole.
+            Error::Nftables { family: None, cause: cause @ NftCause::Absent(_), .. } => {
+                return WriteError::Refused(feature::for_all(plans, cause));
+            }
+            _ => match error.refused_family() {
+                Some(family) if by_family.iter().any(|(known, _)| *known == family) => {}
+                Some(family) => by_family.push((family, error)),
+                None => return WriteError::Failed(error),
+            },
+        }
+    }
+    WriteError::Refused(by_family)
+}

@@ -1,0 +1,136 @@
+//! A batch that makes a mesh's part of nf_tables what a plan says.
+
+use std::collections::{HashMap, VecDeque};
+
+use super::abi;
+use super::batch::{Batch, BatchError};
+use super::read::{Snapshot, TableData};
+use super::view::{self, ISTIO_TABLES};
+use crate::kernel::backend::{Form, Held};
+use crate::ruleset::layout::OWN_TABLE;
+use crate::ruleset::{Counters, Mesh, Ownership, Ruleset, native};
+
+/// Adds to `batch` what makes the mesh's part of each planned family what its rule set says: the own table anew if it is
+/// not right, and what the original tool left in nf_tables gone.
+///
+/// A table is replaced as a whole, since that sets everything right at once: flags, hooks, priorities and rules. Where
+/// there is none, nothing is deleted: the kernel waits for packets on their way before it frees what is deleted.
+pub(super) fn write(batch: &mut Batch, mesh: Mesh, plans: &[Ruleset], snapshot: &Snapshot) -> Result<(), BatchError> {
+    for plan in plans {
+        for held in view::held(snapshot, plan.family)? {
+            if held.form == Form::IptablesNft {
+                remove_from_iptables(batch, mesh, &held, snapshot)?;
+            }
+        }
+    }
+    if mesh == Mesh::Istio {
+        for (name, _) in ISTIO_TABLES {
+            if snapshot.table(abi::INET, name).is_some() {
+                batch.delete_table(abi::INET, name)?;
+            }
+        }
+    }
+    for plan in plans {
+        write_own_table(batch, mesh, plan, snapshot)?;
+    }
+    Ok(())
+}
+
+fn write_own_table(batch: &mut Batch, mesh: Mesh, plan: &Ruleset, snapshot: &Snapshot) -> Result<(), BatchError> {
+    let family = plan.family;
+    let there = snapshot.table(abi::number(family), OWN_TABLE);
+    let held = view::held(snapshot, family)?.into_iter().find(|held| held.form == Form::MeshInit);
+    let mut wanted = native::native(plan);
+    if let Some(held) = &held {
+        if held.agrees(mesh, plan) && (!plan.tables.is_empty() || !held.ruleset.tables.is_empty()) {
+            return Ok(());
+        }
+        keep(&mut wanted, held, &held.ownership(mesh, None));
+        carry_counters(&mut wanted, &held.ruleset);
+    }
+    if there.is_some() {
+        batch.delete_table(abi::number(family), OWN_TABLE)?;
+    }
+    if wanted.tables.is_empty() {
+        return Ok(());
+    }
+    batch.own_table(family)?;
+    for table in &wanted.tables {
+        for chain in &table.chains {
+            batch.own_chain(family, table.name, chain)?;
+        }
+        for chain in &table.chains {
+            batch.own_rules(family, table.name, chain)?;
+        }
+    }
+    Ok(())
+}
+
+/// Puts what is the other mesh's in the own table into `wanted` as well.
+fn keep(wanted: &mut Ruleset, held: &Held, ownership: &Ownership) {
+    for table in &held.ruleset.tables {
+        for chain in &table.chains {
+            let rules = || chain.rules.iter().enumerate().filter(|(index, _)| !ownership.owns_rule(table.name, chain, *index));
+            let is_others = match &chain.base {
+                Some(_) => rules().next().is_some(),
+                None => !ownership.owns_chain(&chain.name),
+            };
+            if is_others {
+                // Those that nf_tables cannot be told again were nobody's: the table is the meshes' alone.
+                let kept = rules().map(|(_, rule)| rule.clone()).filter(|rule| !rule.is_opaque());
+                wanted.table_mut(table.name).chain_mut(&chain.name).rules.extend(kept);
+            }
+        }
+    }
+}
+
+/// Rules that are there already go on counting from where they are.
+fn carry_counters(wanted: &mut Ruleset, held: &Ruleset) {
+    for table in &mut wanted.tables {
+        let Some(there) = held.table(table.name) else { continue };
+        for chain in &mut table.chains {
+            let Some(there) = there.chain(&chain.name) else { continue };
+            let mut known: HashMap<String, VecDeque<Counters>> = HashMap::new();
+            for rule in &there.rules {
+                known.entry(rule.meaning()).or_default().extend(rule.counters);
+            }
+            for rule in &mut chain.rules {
+                rule.counters = known.get_mut(&rule.meaning()).and_then(VecDeque::pop_front);
+            }
+        }
+    }
+}
+
+/// Takes the mesh's rules and chains out of iptables-nft's tables; what is foreign stays, the table and its built-in
+/// chains too.
+fn remove_from_iptables(batch: &mut Batch, mesh: Mesh, held: &Held, snapshot: &Snapshot) -> Result<(), BatchError> {
+    let family = held.ruleset.family;
+    let ownership = held.ownership(mesh, None);
+    for table in &held.ruleset.tables {
+        let Some(data) = snapshot.table(abi::number(family), table.name.as_str()).filter(|_| ownership.owns_any(table)) else { continue };
+        for chain in &table.chains {
+            let Some(chain_data) = data.chain(&chain.name) else { continue };
+            if chain.base.is_none() && ownership.owns_chain(&chain.name) {
+                if !chain_data.rules.is_empty() {
+                    batch.flush_chain(data, chain_data)?;
+                }
+                continue;
+            }
+            for (index, source) in chain_data.rules.iter().enumerate() {
+                // Foreign rules that jump to a chain that goes, go with it: the kernel lets nothing else happen.
+                let leads_there = chain.rules.get(index).is_some_and(|rule| mesh.owns_target(rule));
+                if leads_there || ownership.owns_rule(table.name, chain, index) {
+                    batch.delete_rule(data, chain_data, source)?;
+                }
+            }
+        }
+        for chain in own_chains(data, mesh) {
+            batch.delete_chain(data, chain)?;
+        }
+    }
+    Ok(())
+}
+
+fn own_chains(table: &TableData, mesh: Mesh) -> impl Iterator<Item = &super::read::ChainData> {
+    table.chains.iter().filter(move |chain| chain.base.is_none() && mesh.owns_chain(&chain.name))
+}

@@ -62,6 +62,7 @@ fn the_close_wait_timeout_is_set_with_the_rules_and_put_back_without_them() {
         let mut traced = std::process::Command::new("strace");
         traced.args(["-f", "-o", "/dev/null", "-e", "trace=setsockopt", "-e", "inject=setsockopt:error=ENOMEM:when=3+"]);
         traced.arg(failing.get_program()).args(failing.get_args());
+        traced.envs(failing.get_envs().filter_map(|(name, value)| Some((name, value?))));
         assert_eq!(traced.output().unwrap().status.code(), Some(1));
         assert_eq!(pod.output(&["cat", CLOSE_WAIT]), before);
         pod.mesh_init(&arguments).run().expect(0);

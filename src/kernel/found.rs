@@ -25,6 +25,11 @@ impl Found {
         self.held.iter().filter(move |held| held.ruleset.family == family && held.has(mesh))
     }
 
+    /// Whether `mesh` has anything in `family`.
+    pub(super) fn has_any(&self, mesh: Mesh, family: Family) -> bool {
+        self.of(mesh, family).next().is_some()
+    }
+
     /// The forms in which `mesh` has rules.
     pub(super) fn forms(&self, mesh: Mesh) -> Vec<Form> {
         let mut forms: Vec<Form> = Vec::new();

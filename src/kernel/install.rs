@@ -107,12 +107,11 @@ impl Kernel {
         let mut settled = Settled::default();
         self.leave_out_absent_ipv6(wanted, &mut settled);
         let mut found = self.look(wanted, Look::Everything, &[], None)?;
-        if wanted.plans(Family::V6) && !found.held.iter().any(|held| held.ruleset.family == Family::V6 && held.has(wanted.mesh)) {
-            if let Some(reason) = self.rehearse_ipv6(wanted)? {
-                settled.warnings.push(reason);
-                wanted.leave_ipv6_out();
-                found = self.look(wanted, Look::Everything, &[], None)?;
-            }
+        let absent: Vec<Ruleset> = wanted.planned().filter(|plan| !found.has_any(wanted.mesh, plan.family)).cloned().collect();
+        if let Some(reason) = self.rehearse(wanted.mesh, &absent)? {
+            settled.warnings.push(reason);
+            wanted.leave_ipv6_out();
+            found = self.look(wanted, Look::Everything, &[], None)?;
         }
         warn_of_guards(wanted, &found.held);
         let usual = self.order(&found, wanted.mesh).first().copied().unwrap_or(BackendName::Nftables);
@@ -405,22 +404,26 @@ impl Kernel {
         Ok(family == Family::V6 && route::ipv6_state(&mut self.route)? == Ipv6State::LocalOnly)
     }
 
-    /// Whether the planned IPv6 rules, of which none are there, could be: why they cannot, if they can be done without. If
-    /// they cannot be done without, an error says why they cannot be there.
-    fn rehearse_ipv6(&mut self, wanted: &Wanted) -> Result<Option<String>, Error> {
-        let plans: Vec<Ruleset> = wanted.planned().filter(|plan| plan.family == Family::V6).cloned().collect();
+    /// Whether the rules of `plans`, of which none are there, could be: why those of IPv6 cannot, if they can be done
+    /// without. If rules that cannot be done without cannot be there, an error says why.
+    fn rehearse(&mut self, mesh: Mesh, plans: &[Ruleset]) -> Result<Option<String>, Error> {
+        if plans.is_empty() {
+            return Ok(None);
+        }
         let order = self.choice.only().map_or(BackendName::ALL.to_vec(), |only| vec![only]);
         let mut trial = Trial::new(order.clone());
         for backend in self.backends.iter_mut().filter(|backend| order.contains(&backend.name())) {
-            match backend.rehearse(wanted.mesh, &plans) {
+            match backend.rehearse(mesh, plans) {
                 Ok(()) => return Ok(None),
                 Err(WriteError::Refused(refusals)) => trial.refused(backend.name(), refusals),
                 Err(WriteError::Failed(error)) => return Err(error),
             }
         }
-        match self.without_ipv6(Family::V6)? {
-            true => Ok(Some(format!("IPv6 is left out, for which the pod has no global address: {}", trial.nowhere(Family::V6)))),
-            false => Err(trial.nowhere(Family::V6)),
+        let families: Vec<Family> = plans.iter().map(|plan| plan.family).collect();
+        match trial.next(&families) {
+            Next::Try(_) => Ok(None),
+            Next::Nowhere(family) if self.without_ipv6(family)? => Ok(Some(left_out(&trial.nowhere(family)))),
+            Next::Nowhere(family) => Err(trial.nowhere(family)),
         }
     }
 
@@ -436,6 +439,10 @@ impl Kernel {
         }
         Ok(all)
     }
+}
+
+fn left_out(reason: &Error) -> String {
+    format!("IPv6 is left out, for which the pod has no global address: {reason}")
 }
 
 /// Rules that stop all traffic, as istio-iptables puts in while it reconciles, are foreign where nothing else tells of it.

@@ -105,18 +105,16 @@ impl Backend for Legacy {
 
     /// Asks for the tables alone: what else may be missing shows when they are written.
     fn rehearse(&mut self, _mesh: Mesh, plans: &[Ruleset]) -> Result<(), WriteError> {
+        let mut refusals = Vec::new();
         for plan in plans {
-            for table in &plan.tables {
-                let answer = self.socket(plan.family).and_then(|socket| socket.info(table.name));
-                answer.map_err(|errno| Error::Table {
-                    action: Action::Read,
-                    family: plan.family,
-                    table: table.name,
-                    cause: Cause::of(errno),
-                })?;
+            let missing = plan.tables.iter().find_map(|table| self.probe(plan.family, table.name).err());
+            match missing.map(|error| (error.refused_family(), error)) {
+                Some((Some(family), error)) => refusals.push((family, error)),
+                Some((None, error)) => return Err(WriteError::Failed(error)),
+                None => {}
             }
         }
-        Ok(())
+        if refusals.is_empty() { Ok(()) } else { Err(WriteError::Refused(refusals)) }
     }
 
     fn undo(&mut self, deadline: Instant) -> Vec<Error> {
@@ -150,6 +148,12 @@ impl Legacy {
             return Ok(socket);
         }
         Ok(slot.insert(TableSocket::open(family)?))
+    }
+
+    /// Whether the kernel has that table.
+    fn probe(&mut self, family: Family, table: TableName) -> Result<(), Error> {
+        let answer = self.socket(family).and_then(|socket| socket.info(table));
+        answer.map(drop).map_err(|errno| Error::Table { action: Action::Read, family, table, cause: Cause::of(errno) })
     }
 
     fn read_table(&mut self, family: Family, name: TableName) -> Result<RawTable, Error> {

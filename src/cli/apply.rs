@@ -7,24 +7,31 @@ use clap::ArgMatches;
 use tracing::{info, warn};
 
 use super::failure::{Code, Failure};
+use super::flags;
+use super::help::REPORT_OPTIONS;
 use super::options::Common;
+use super::report::Report;
 use super::session::{self, Environment, MeshOptions};
 use crate::kernel::{Held, Kernel, Outcome};
 use crate::mesh::{Mesh, Plan};
 
 pub(super) fn run(mesh: Mesh, matches: &ArgMatches, common: &Common, environment: Environment<'_>) -> Result<Code, Failure> {
-    match MeshOptions::read(mesh, matches, environment)? {
-        MeshOptions::Istio(options) => istio::work(*options, common, false)?,
-        MeshOptions::Linkerd(options) => linkerd::work(*options, common, false)?,
-    }
-    Ok(Code::Done)
+    let mut report = Report::new("apply", mesh);
+    let to = flags::read(REPORT_OPTIONS, matches, environment).get("report").text;
+    let done = MeshOptions::read(mesh, matches, environment).map_err(Failure::from).and_then(|options| match options {
+        MeshOptions::Istio(options) => istio::work(*options, common, false, &mut report),
+        MeshOptions::Linkerd(options) => linkerd::work(*options, common, false, &mut report),
+    });
+    report.write(&to, done.map(|()| Code::Done))
 }
 
 /// Installs `plan` and logs what was done.
-fn install(plan: Plan, kernel: &mut Kernel) -> Result<(), Failure> {
+fn install(plan: Plan, kernel: &mut Kernel, report: &mut Report) -> Result<(), Failure> {
     let mut wanted = session::wanted(plan);
     let (outcome, settled) = kernel.install(&mut wanted)?;
     session::announce(&settled);
+    report.settled(&wanted, &settled);
+    report.installed(outcome);
     let summary = session::summary(&wanted, &settled);
     match outcome {
         Outcome::AlreadyInPlace => info!("already in place: {summary}"),
@@ -36,8 +43,11 @@ fn install(plan: Plan, kernel: &mut Kernel) -> Result<(), Failure> {
 /// What the kernel holds in the end, for the log. The rules are installed and checked by then: that they cannot be shown
 /// is no failure.
 fn final_rules(kernel: &mut Kernel) -> Vec<Held> {
-    session::live(kernel).unwrap_or_else(|failure| {
-        warn!("the rules are installed, but cannot be shown: {failure}");
-        Vec::new()
-    })
+    match kernel.live() {
+        Ok(live) => live.held,
+        Err(error) => {
+            warn!("the rules are installed, but cannot be shown: {error}");
+            Vec::new()
+        }
+    }
 }

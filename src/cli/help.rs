@@ -13,12 +13,29 @@ use crate::mesh::{Mesh, istio, linkerd};
 
 /// What `dump` takes besides.
 pub(super) const DUMP_OPTIONS: &[Flag] = &[
-    Flag { long: "format", short: None, kind: Kind::Value, env: &[], default: "iptables", help: "iptables (for iptables-restore) or json" },
+    Flag {
+        long: "format",
+        short: None,
+        kind: Kind::Value,
+        env: &[],
+        default: "iptables",
+        help: "iptables (for iptables-restore), nft (for nft -f) or json",
+    },
     Flag { long: "family", short: None, kind: Kind::Value, env: &[], default: "all", help: "4, 6 or all" },
 ];
 
+/// What `apply` and `verify` take besides.
+pub(super) const REPORT_OPTIONS: &[Flag] = &[Flag {
+    long: "report",
+    short: None,
+    kind: Kind::Value,
+    env: &["MESH_INIT_REPORT"],
+    default: "",
+    help: "Write what was found and done as JSON into this file, or - for stdout",
+}];
+
 /// The tables of flags of the own command line.
-pub(super) const OWN_TABLES: [&[Flag]; 4] = [OPTIONS, DUMP_OPTIONS, istio::FLAGS, linkerd::FLAGS];
+pub(super) const OWN_TABLES: [&[Flag]; 5] = [OPTIONS, DUMP_OPTIONS, REPORT_OPTIONS, istio::FLAGS, linkerd::FLAGS];
 
 /// The flags of a mesh's original tool.
 pub(super) fn mesh_flags(mesh: Mesh) -> &'static [Flag] {
@@ -33,6 +50,7 @@ pub(super) fn mesh_flags(mesh: Mesh) -> &'static [Flag] {
 pub(super) fn own(arguments: &[OsString]) -> Command {
     let described = flags::ask_for_help(arguments);
     let verb = |name, about, plans| verb(name, about, plans, arguments, described);
+    let reporting = |verb: Command| verb.args(REPORT_OPTIONS.iter().map(|option| flags::argument(option, described).global(true)));
     Command::new("mesh-init")
         .version(env!("CARGO_PKG_VERSION"))
         .about("Installs and checks the packet filter rules that send a pod's traffic to its sidecar proxy")
@@ -44,8 +62,8 @@ pub(super) fn own(arguments: &[OsString]) -> Command {
         )
         .subcommand_required(true)
         .disable_help_subcommand(true)
-        .subcommand(verb("apply", "Plan the rules, install them, read them back and verify them", true))
-        .subcommand(verb("verify", "Compare what the kernel holds with the plan; exit code 3 if it differs", true))
+        .subcommand(reporting(verb("apply", "Plan the rules, install them, read them back and verify them", true)))
+        .subcommand(reporting(verb("verify", "Compare what the kernel holds with the plan; exit code 3 if it differs", true)))
         .subcommand(verb(
             "remove",
             "Take the mesh's rules out, mesh-init's and the original tool's, and nothing else; both meshes' by default (flags are taken and not looked at)",

@@ -13,6 +13,7 @@ mod help;
 mod log;
 mod options;
 mod remove;
+mod report;
 mod session;
 mod verify;
 
@@ -98,4 +99,11 @@ fn complain(line: &str) {
 fn print(text: &str) -> Result<(), Failure> {
     let written = std::io::stdout().lock().write_all(text.as_bytes());
     written.map_err(|error| Failure::new(Code::Failed, format!("cannot write to stdout: {error}"), None))
+}
+
+/// A report for programs: indented JSON with a line's end.
+fn json(report: &impl serde::Serialize) -> Result<String, Failure> {
+    let mut text = serde_json::to_string_pretty(report).map_err(|error| Failure::new(Code::Failed, error.to_string(), None))?;
+    text.push('\n');
+    Ok(text)
 }

@@ -9,9 +9,9 @@ use super::{flags, help};
 use crate::host::{Surroundings, capability, namespace};
 use crate::kernel::legacy::Legacy;
 use crate::kernel::nftables::Nftables;
-use crate::kernel::{self, BackendName, Choice, Held, Kernel, Settled, Wanted};
+use crate::kernel::{self, BackendName, Choice, Kernel, Settled, Wanted};
 use crate::mesh::{self, IptablesMode, Mesh, Needs, Plan, istio, linkerd};
-use crate::ruleset::{Family, Ruleset};
+use crate::ruleset::Ruleset;
 
 /// The environment, as a plan sees it: variables by name. Bytes that are no UTF-8 become characters that no value has.
 pub(super) type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -119,15 +119,6 @@ pub(super) fn announce(settled: &Settled) {
         warn!("{warning}");
     }
     info!("backend: {} ({})", settled.backends(), settled.why);
-}
-
-/// What the kernel holds in both families.
-pub(super) fn live(kernel: &mut Kernel) -> Result<Vec<Held>, Failure> {
-    let mut all = Vec::new();
-    for family in Family::ALL {
-        all.extend(kernel.live(family)?);
-    }
-    Ok(all)
 }
 
 /// `18 rules of istio (legacy, IPv4)`

@@ -3,30 +3,52 @@
 use clap::ArgMatches;
 
 use super::failure::{Code, Failure};
+use super::flags;
+use super::help::REPORT_OPTIONS;
 use super::options::Common;
+use super::report::Report;
 use super::session::{self, Environment, MeshOptions};
 use crate::mesh::Mesh;
 
 pub(super) fn run(mesh: Mesh, matches: &ArgMatches, common: &Common, environment: Environment<'_>) -> Result<Code, Failure> {
+    let mut report = Report::new("verify", mesh);
+    let to = flags::read(REPORT_OPTIONS, matches, environment).get("report").text;
+    let result = compare(mesh, matches, common, environment, &mut report, to == "-");
+    report.write(&to, result)
+}
+
+/// Compares and says what differs, in words unless the report takes their place.
+fn compare(
+    mesh: Mesh,
+    matches: &ArgMatches,
+    common: &Common,
+    environment: Environment<'_>,
+    report: &mut Report,
+    silent: bool,
+) -> Result<Code, Failure> {
     let options = MeshOptions::read(mesh, matches, environment)?;
     session::enter_namespace(common)?;
     let mut kernel = session::open_kernel(common, common.choice(options.preference()))?;
     let (plan, _) = session::plan(&options, common, Some(&mut kernel))?;
     let mut wanted = session::wanted(plan);
     let (drift, settled) = kernel.check(&mut wanted)?;
-    let summary = session::summary(&wanted, &settled);
     session::close_kernel(kernel);
 
     session::announce(&settled);
-    let mut report = String::new();
+    report.settled(&wanted, &settled);
+    report.compared(&drift);
+    let summary = session::summary(&wanted, &settled);
+    let mut words = String::new();
     for difference in &drift {
-        report.push_str(&format!("{difference}\n"));
+        words.push_str(&format!("{difference}\n"));
     }
     match drift.len() {
-        0 => report.push_str(&format!("in place: {summary}\n")),
-        1 => report.push_str(&format!("1 difference from the plan of {summary}\n")),
-        many => report.push_str(&format!("{many} differences from the plan of {summary}\n")),
+        0 => words.push_str(&format!("in place: {summary}\n")),
+        1 => words.push_str(&format!("1 difference from the plan of {summary}\n")),
+        many => words.push_str(&format!("{many} differences from the plan of {summary}\n")),
     }
-    super::print(&report)?;
+    if !silent {
+        super::print(&words)?;
+    }
     Ok(if drift.is_empty() { Code::Done } else { Code::Differs })
 }

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::Error;
-use crate::ruleset::{Difference, Family, Mesh, Ownership, Ruleset, TableName, compare, equivalent, native, owner};
+use crate::ruleset::{Difference, Family, Mesh, NftTable, Ownership, Ruleset, TableName, compare, equivalent, native, owner};
 
 /// A way of putting rules into the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -69,6 +69,16 @@ impl Form {
         match backend {
             BackendName::Nftables => Form::MeshInit,
             BackendName::Legacy => Form::Legacy,
+        }
+    }
+
+    /// The name in JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Form::Legacy => "legacy",
+            Form::MeshInit => "mesh-init",
+            Form::IptablesNft => "iptables-nft",
+            Form::IstioNft => "istio-native-nftables",
         }
     }
 
@@ -209,6 +219,11 @@ pub trait Backend {
 
     /// Forgets how to undo what was written.
     fn commit(&mut self);
+
+    /// All tables of nf_tables, foreign ones included, to be shown; none in another packet filter.
+    fn tables(&mut self) -> Result<Vec<NftTable>, Error> {
+        Ok(Vec::new())
+    }
 
     /// What could not be looked at, a sentence each.
     fn notes(&self) -> Vec<String> {

@@ -152,7 +152,7 @@ mod tests {
 
     #[test]
     fn both_families_go_together_where_one_backend_takes_both() {
-        use BackendName::{Legacy, Nftables};
+        use BackendName::Nftables;
         use Family::{V4, V6};
         assert_eq!(tried(&[]), "nftables nftables");
         assert_eq!(tried(&[(Nftables, V4)]), "legacy legacy");

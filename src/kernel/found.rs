@@ -32,13 +32,7 @@ impl Found {
 
     /// The forms in which `mesh` has rules.
     pub(super) fn forms(&self, mesh: Mesh) -> Vec<Form> {
-        let mut forms: Vec<Form> = Vec::new();
-        for held in self.held.iter().filter(|held| held.has(mesh)) {
-            if !forms.contains(&held.form) {
-                forms.push(held.form);
-            }
-        }
-        forms
+        forms(&self.held, mesh)
     }
 
     /// Whether `mesh` has rules in that packet filter.
@@ -112,4 +106,21 @@ impl Found {
         drift.extend(self.stale.policies().into_iter().map(Drift::ExtraPolicy));
         drift
     }
+}
+
+/// The forms in which `mesh` has rules, each once.
+pub fn forms(held: &[Held], mesh: Mesh) -> Vec<Form> {
+    let mut forms: Vec<Form> = Vec::new();
+    for held in held.iter().filter(|held| held.has(mesh)) {
+        if !forms.contains(&held.form) {
+            forms.push(held.form);
+        }
+    }
+    forms
+}
+
+/// The backend that a mesh with rules in these forms stays with; none where it has none.
+pub fn stays_with(forms: &[Form]) -> Option<BackendName> {
+    let is_in = |backend: &BackendName| forms.iter().any(|form| form.backend() == *backend);
+    BackendName::ALL.into_iter().find(is_in)
 }

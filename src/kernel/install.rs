@@ -8,12 +8,12 @@ use tracing::{debug, info, warn};
 use super::backend::{Backend, BackendName, Form, Held, Look, WriteError};
 use super::choice::{Assignment, Choice, Next, Trial};
 use super::error::Error;
-use super::found::Found;
+use super::found::{Found, stays_with};
 use super::netlink::Socket;
 use super::route::{self, Ipv6State, OUR_PROTOCOL, RouteError, Stale};
 use super::signals::hold_signals;
 use super::wanted::{Drift, Wanted};
-use crate::ruleset::{Family, Mesh, Ownership, Ruleset, TableName, owner};
+use crate::ruleset::{Family, Mesh, NftTable, Ownership, Ruleset, TableName, owner};
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -352,10 +352,10 @@ impl Kernel {
         match (self.choice.wish, self.choice.firm) {
             (Some(wish), true) => vec![wish],
             (Some(wish), false) => vec![wish, wish.other()],
-            (None, _) if !found.is_in(mesh, BackendName::Nftables) && found.is_in(mesh, BackendName::Legacy) => {
-                vec![BackendName::Legacy, BackendName::Nftables]
+            (None, _) => {
+                let first = stays_with(&found.forms(mesh)).unwrap_or(BackendName::Nftables);
+                vec![first, first.other()]
             }
-            (None, _) => BackendName::ALL.to_vec(),
         }
     }
 
@@ -370,13 +370,7 @@ impl Kernel {
             return format!("{} asks for {wish}", self.choice.asked_by);
         }
         let forms = found.forms(mesh);
-        match forms.as_slice() {
-            [] => format!("no rules of {} are there yet", mesh.as_str()),
-            forms => {
-                let places: Vec<&str> = forms.iter().map(|form| form.describe()).collect();
-                format!("rules of {} are in {}", mesh.as_str(), places.join(" and "))
-            }
-        }
+        if forms.is_empty() { format!("no rules of {} are there yet", mesh.as_str()) } else { places(mesh, &forms) }
     }
 
     fn notes(&self) -> Vec<String> {
@@ -427,18 +421,43 @@ impl Kernel {
         }
     }
 
-    /// Everything that the packet filters hold of `family`, foreign rules included.
-    pub fn live(&mut self, family: Family) -> Result<Vec<Held>, Error> {
-        let mut all = Vec::new();
+    /// Everything that the packet filters hold in tables that a mesh's rules may be in, foreign rules included; and all
+    /// tables of nf_tables, to be shown.
+    pub fn live(&mut self) -> Result<Live, Error> {
+        let mut live = Live::default();
+        for family in Family::ALL {
+            for backend in &mut self.backends {
+                match backend.read(family, &[], Look::Everything) {
+                    Ok(held) => live.held.extend(held),
+                    Err(error) if error.is_filter_absent() => debug!("{error}"),
+                    Err(error) => return Err(error),
+                }
+            }
+        }
         for backend in &mut self.backends {
-            match backend.read(family, &[], Look::Everything) {
-                Ok(held) => all.extend(held),
-                Err(error) if error.is_filter_absent() => debug!("{error}"),
+            match backend.tables() {
+                Ok(tables) => live.tables.extend(tables),
+                Err(error) if error.is_filter_absent() => {}
                 Err(error) => return Err(error),
             }
         }
-        Ok(all)
+        Ok(live)
     }
+}
+
+/// What the packet filters hold.
+#[derive(Clone, Debug, Default)]
+pub struct Live {
+    /// What there is in tables that a mesh's rules may be in, by family and form.
+    pub held: Vec<Held>,
+    /// All tables of nf_tables.
+    pub tables: Vec<NftTable>,
+}
+
+/// `rules of istio are in the legacy packet filter`
+pub fn places(mesh: Mesh, forms: &[Form]) -> String {
+    let places: Vec<&str> = forms.iter().map(|form| form.describe()).collect();
+    format!("rules of {} are in {}", mesh.as_str(), places.join(" and "))
 }
 
 fn left_out(reason: &Error) -> String {

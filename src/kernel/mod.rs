@@ -19,6 +19,7 @@ mod wanted;
 pub use self::backend::{Backend, BackendName, Form, Held, Look};
 pub use self::choice::{Assignment, Choice};
 pub use self::error::{Action, Cause, Error, NftCause};
-pub use self::install::{Kernel, Outcome, Settled, addresses};
+pub use self::found::{forms, stays_with};
+pub use self::install::{Kernel, Live, Outcome, Settled, addresses, places};
 pub use self::signals::{HeldSignals, hold_signals};
 pub use self::wanted::{Drift, Wanted};

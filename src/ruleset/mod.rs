@@ -7,6 +7,7 @@ pub mod equivalent;
 pub mod layout;
 pub mod model;
 pub mod native;
+pub mod nft_table;
 pub mod owner;
 pub mod print;
 pub mod routing;
@@ -15,6 +16,7 @@ pub mod value;
 
 pub use compare::{Difference, compare};
 pub use model::{Base, Chain, Family, Hook, Policy, Ruleset, Table, TableName};
+pub use nft_table::{NftChain, NftRule, NftTable};
 pub use owner::{Mesh, Ownership, Traces};
 pub use routing::{PolicyRoute, Routing};
 pub use rule::{Condition, Counters, Match, Opaque, Rule, Target};

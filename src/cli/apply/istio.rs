@@ -9,6 +9,7 @@ use tracing::{debug, info, warn};
 use super::{final_rules, install};
 use crate::cli::failure::{Code, Failure};
 use crate::cli::options::Common;
+use crate::cli::report::Report;
 use crate::cli::session::{self, MeshOptions};
 use crate::cli::{dump, print, remove};
 use crate::host::probe::Probe;
@@ -21,7 +22,7 @@ use crate::ruleset::print::iptables::{self, Style as TextStyle};
 
 /// Does what the options ask for, which with some of them is not to install anything. `show_rules` logs what the
 /// kernel holds in the end.
-pub(in crate::cli) fn work(options: Options, common: &Common, show_rules: bool) -> Result<(), Failure> {
+pub(in crate::cli) fn work(options: Options, common: &Common, show_rules: bool, report: &mut Report) -> Result<(), Failure> {
     session::enter_namespace(common)?;
     warn_of_settings(&options);
     let options = MeshOptions::Istio(Box::new(options));
@@ -37,7 +38,7 @@ pub(in crate::cli) fn work(options: Options, common: &Common, show_rules: bool) 
     }
     if istio.dry_run {
         let (plan, surroundings) = session::plan(&options, common, None)?;
-        let text = dump::text(&plan.rulesets, TextStyle::default());
+        let text = dump::text(&plan.rulesets);
         print(&text)?;
         if let Some(path) = &istio.dry_run_file_path {
             append(path, &text)?;
@@ -51,7 +52,7 @@ pub(in crate::cli) fn work(options: Options, common: &Common, show_rules: bool) 
         None
     } else {
         let (plan, surroundings) = session::plan(&options, common, Some(&mut kernel))?;
-        install(plan, &mut kernel)?;
+        install(plan, &mut kernel, report)?;
         Some(surroundings).filter(|_| istio.run_validation)
     };
     let final_rules = if show_rules { final_rules(&mut kernel) } else { Vec::new() };

@@ -9,6 +9,7 @@ use super::{read, refuse, warn_of_ignored};
 use crate::cli::apply::istio::work;
 use crate::cli::failure::Code;
 use crate::cli::log::{self, Stream, Style};
+use crate::cli::report::Report;
 use crate::cli::{flags, session};
 use crate::host::termination_log;
 use crate::mesh::flag::{BadValue, Kind, Origin};
@@ -41,7 +42,7 @@ pub(in crate::cli) fn run(arguments: &[OsString]) -> ExitCode {
     let level = common.log_level.unwrap_or(options.log_output_level);
     log::install(Style::Istio(format, stream(&options.log_target)), level);
     warn_of_ignored(&matches);
-    let Err(failure) = work(options, &common, true) else { return ExitCode::SUCCESS };
+    let Err(failure) = work(options, &common, true, &mut Report::new("apply", Mesh::Istio)) else { return ExitCode::SUCCESS };
     if failure.code == Code::Invalid {
         error!("{INVALID_TEXT}");
     }

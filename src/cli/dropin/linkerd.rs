@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use super::{read, refuse, warn_of_ignored};
 use crate::cli::apply::linkerd::work;
 use crate::cli::log::{self, Style};
+use crate::cli::report::Report;
 use crate::cli::{flags, session};
 use crate::mesh::Mesh;
 use crate::mesh::linkerd::{FLAGS, Options};
@@ -28,7 +29,7 @@ pub(in crate::cli) fn run(arguments: &[OsString]) -> ExitCode {
     warn_of_ignored(&matches);
     // The original's flag of that name enters the namespace as ours does.
     common.netns = options.netns.clone().map(PathBuf::from).or(common.netns);
-    match work(options, &common, true) {
+    match work(options, &common, true, &mut Report::new("apply", Mesh::Linkerd)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => refuse(&failure.to_string(), FAILED),
     }

@@ -27,7 +27,7 @@ use self::read::Snapshot;
 use super::backend::{Backend, BackendName, Held, Look, WriteError};
 use super::error::{Action, Error, NftCause};
 use super::netlink::{NetlinkError, Protocol, Socket};
-use crate::ruleset::{Family, Mesh, Ruleset, TableName};
+use crate::ruleset::{Family, Mesh, NftTable, Ruleset, TableName};
 
 /// nf_tables of the network namespace that the thread is in.
 #[derive(Debug)]
@@ -70,8 +70,12 @@ impl Nftables {
 
     /// The tables in which a mesh's rules may be.
     fn snapshot(&mut self) -> Result<Snapshot, Error> {
+        self.snapshot_of(view::may_be_a_meshs)
+    }
+
+    fn snapshot_of(&mut self, wanted: impl Fn(u8, &str) -> bool) -> Result<Snapshot, Error> {
         let deadline = self.deadline;
-        let read = self.socket().and_then(|socket| read::snapshot(socket, deadline, view::may_be_a_meshs));
+        let read = self.socket().and_then(|socket| read::snapshot(socket, deadline, wanted));
         read.map_err(|error| match error {
             NetlinkError::KeptChanging => Error::NftablesContended,
             NetlinkError::Malformed(malformed) => malformed.into(),
@@ -200,6 +204,11 @@ impl Backend for Nftables {
             Sent::Committed | Sent::Outdated => Ok(()),
             Sent::Refused(errors) => Err(refused(errors, plans)),
         }
+    }
+
+    fn tables(&mut self) -> Result<Vec<NftTable>, Error> {
+        let everything = self.snapshot_of(|_, _| true)?;
+        Ok(view::tables(&everything)?)
     }
 
     fn undo(&mut self, deadline: Instant) -> Vec<Error> {

@@ -7,7 +7,7 @@ use super::read::{BaseData, ChainData, RuleData, Snapshot, TableData};
 use crate::kernel::backend::{Form, Held};
 use crate::kernel::netlink::wire::Malformed;
 use crate::ruleset::layout::{self, OWN_TABLE, Seat};
-use crate::ruleset::{Base, Condition, Family, Hook, Policy, Rule, TableName};
+use crate::ruleset::{Base, Condition, Family, Hook, Mesh, NftChain, NftRule, NftTable, Ownership, Policy, Rule, Ruleset, TableName};
 
 /// The tables that `pilot-agent istio-iptables --native-nftables` makes, all of family `inet`.
 pub(super) const ISTIO_TABLES: [(&str, TableName); 3] =
@@ -139,8 +139,7 @@ pub(super) fn rule(form: Form, table: &TableData, source: &RuleData) -> Result<D
         Form::IstioNft => istio_name(name),
         Form::IptablesNft | Form::Legacy => name.to_owned(),
     };
-    let source = Source { family: table.family, expressions: &source.expressions, user_data: &source.user_data };
-    let mut decoded = decode::rule(source, &set, &chain)?;
+    let mut decoded = decode::rule(source_of(table, source), &set, &chain)?;
     decoded.rule.tagged = form == Form::MeshInit;
     if form == Form::IstioNft {
         restrict_to_tcp(&mut decoded.rule);
@@ -165,4 +164,47 @@ pub(super) fn compat_protocol(table: &TableData, source: &RuleData) -> Option<(u
         Condition::Protocol(protocol) => Some((protocol.0, wanted.negated)),
         _ => None,
     })
+}
+
+/// Everything in `snapshot`, to be shown.
+pub(super) fn tables(snapshot: &Snapshot) -> Result<Vec<NftTable>, Malformed> {
+    let held: Vec<Held> = Family::ALL.into_iter().map(|family| held(snapshot, family)).collect::<Result<Vec<_>, _>>()?.concat();
+    snapshot.tables.iter().map(|table| shown(table, &held)).collect()
+}
+
+fn shown(table: &TableData, held: &[Held]) -> Result<NftTable, Malformed> {
+    let form = form_of(table.family, &table.name);
+    let of_table =
+        |held: &&Held| Some(held.form) == form && (table.family == abi::INET || abi::number(held.ruleset.family) == table.family);
+    let owners: Vec<(Mesh, Ownership, &Ruleset)> = held
+        .iter()
+        .filter(of_table)
+        .flat_map(|held| Mesh::ALL.map(|mesh| (mesh, held.ownership(mesh, None), &held.ruleset)))
+        .filter(|(mesh, ..)| form != Some(Form::IstioNft) || *mesh == Mesh::Istio)
+        .collect();
+    let chains = table.chains.iter().map(|data| {
+        let (name, chain) = form.map_or((TableName::Nat, data.name.clone()), |form| place(form, table, data));
+        let rules = data.rules.iter().enumerate().map(|(index, source)| {
+            let Decoded { rule, family } = decode::rule(source_of(table, source), &|set| table.set(set), &str::to_owned)?;
+            // In Istio's tables all rules are Istio's, so that their places in a family's view do not matter.
+            let owns = |(_, ownership, ruleset): &&(Mesh, Ownership, &Ruleset)| {
+                let viewed = ruleset.table(name).and_then(|table| table.chain(&chain));
+                form == Some(Form::IstioNft) || viewed.is_some_and(|viewed| ownership.owns_rule(name, viewed, index))
+            };
+            Ok(NftRule { rule, only: family, owner: owners.iter().find(owns).map(|(mesh, ..)| *mesh) })
+        });
+        let owner = owners.iter().find(|(_, ownership, _)| ownership.owns_chain(&chain)).map(|(mesh, ..)| *mesh);
+        Ok(NftChain { name: data.name.clone(), base: data.base.as_ref().map(seat_text), owner, rules: rules.collect::<Result<_, _>>()? })
+    });
+    let dormant = table.flags & abi::DORMANT != 0;
+    Ok(NftTable { family: abi::family_name(table.family), name: table.name.clone(), dormant, chains: chains.collect::<Result<_, _>>()? })
+}
+
+fn source_of<'a>(table: &TableData, source: &'a RuleData) -> Source<'a> {
+    Source { family: table.family, expressions: &source.expressions, user_data: &source.user_data }
+}
+
+fn seat_text(base: &BaseData) -> String {
+    let policy = if base.policy == abi::DROP { "drop" } else { "accept" };
+    format!("{}; policy {policy};", described(base))
 }

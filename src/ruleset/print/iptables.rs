@@ -6,20 +6,22 @@
 
 use std::fmt::{self, Write};
 
-use crate::ruleset::{Chain, Condition, Counters, Family, MarkMask, Match, Opaque, Rule, Ruleset, Table, Target};
+use crate::ruleset::{Chain, Condition, Counters, Family, MarkMask, Match, Opaque, Ownership, PortRange, Rule, Ruleset, Table, Target};
 
 /// What is printed besides the rules.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Style {
+pub struct Style<'a> {
     /// Packet and byte counters before each rule and behind each policy, as `iptables-save -c` does.
     pub counters: bool,
+    /// Who may own a rule: a comment says whose the rules below it are. None: nothing is said.
+    pub owners: &'a [Ownership],
 }
 
 /// The whole rule set: every table from its `*name` line to `COMMIT`, loadable with `iptables-restore --noflush`
 /// (for IPv6: `ip6tables-restore --noflush`).
 ///
 /// Built-in chains whose policy a plan leaves alone are not declared, because a declaration would set it.
-pub fn ruleset(ruleset: &Ruleset, style: Style) -> String {
+pub fn ruleset(ruleset: &Ruleset, style: Style<'_>) -> String {
     let mut text = String::new();
     for table in &ruleset.tables {
         // Writing to a String cannot fail.
@@ -28,7 +30,7 @@ pub fn ruleset(ruleset: &Ruleset, style: Style) -> String {
     text
 }
 
-fn write_table(out: &mut String, family: Family, table: &Table, style: Style) -> fmt::Result {
+fn write_table(out: &mut String, family: Family, table: &Table, style: Style<'_>) -> fmt::Result {
     writeln!(out, "*{}", table.name)?;
     for chain in &table.chains {
         match &chain.base {
@@ -41,19 +43,65 @@ fn write_table(out: &mut String, family: Family, table: &Table, style: Style) ->
             }
         }
     }
+    let mut whose = None;
     for chain in &table.chains {
         for (index, rule) in chain.rules.iter().enumerate() {
-            if rule.is_opaque() {
-                out.push_str("# ");
+            if !style.owners.is_empty() {
+                let owner = style.owners.iter().find(|owner| owner.owns_rule(table.name, chain, index));
+                let owner = owner.map_or("foreign", |owner| owner.mesh().as_str());
+                if whose.replace(owner) != Some(owner) {
+                    writeln!(out, "# {owner}")?;
+                }
             }
-            if let (true, Some(Counters { packets, bytes })) = (style.counters, rule.counters) {
-                write!(out, "[{packets}:{bytes}] ")?;
+            for rule in spelled_out(rule) {
+                if rule.is_opaque() {
+                    out.push_str("# ");
+                }
+                if let (true, Some(Counters { packets, bytes })) = (style.counters, rule.counters) {
+                    write!(out, "[{packets}:{bytes}] ")?;
+                }
+                writeln!(out, "{}", command(chain, index, &rule, family))?;
             }
-            writeln!(out, "{}", command(chain, index, rule, family))?;
         }
     }
     out.push_str("COMMIT\n");
     Ok(())
+}
+
+/// How many ports one multiport match holds, a range counting as two.
+const MULTIPORT_MAX: usize = 15;
+
+/// The rule as rules that iptables has words for: what nf_tables holds as one with a long list is several. They have no
+/// counters, as nobody counted them one by one.
+fn spelled_out(rule: &Rule) -> Vec<Rule> {
+    let sets = rule.matches.iter().enumerate().find_map(|(at, wanted)| {
+        let conditions: Vec<Condition> = match &wanted.condition {
+            _ if wanted.negated => return None,
+            Condition::Sources(set) => set.ranges().iter().flat_map(|range| range.nets()).map(Condition::Source).collect(),
+            Condition::Destinations(set) => set.ranges().iter().flat_map(|range| range.nets()).map(Condition::Destination).collect(),
+            Condition::SourcePorts(list) if places(list) > MULTIPORT_MAX => in_parts(list, Condition::SourcePorts),
+            Condition::DestinationPorts(list) if places(list) > MULTIPORT_MAX => in_parts(list, Condition::DestinationPorts),
+            _ => return None,
+        };
+        Some((at, conditions))
+    });
+    let Some((at, conditions)) = sets else { return vec![rule.clone()] };
+    let several = conditions.len() > 1;
+    let one = |condition| {
+        let mut one = rule.clone();
+        one.matches[at].condition = condition;
+        one.counters = one.counters.filter(|_| !several);
+        one
+    };
+    conditions.into_iter().map(one).collect()
+}
+
+fn places(list: &[PortRange]) -> usize {
+    list.iter().map(|range| if range.is_range() { 2 } else { 1 }).sum()
+}
+
+fn in_parts(list: &[PortRange], wrap: fn(Vec<PortRange>) -> Condition) -> Vec<Condition> {
+    list.chunks(MULTIPORT_MAX / 2).map(|part| wrap(part.to_vec())).collect()
 }
 
 /// The rule at `index` of `chain` with the command that puts it there: `-A CHAIN …`, or `-I CHAIN n …` for one that
@@ -176,7 +224,7 @@ fn quoted(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ruleset::{IdRange, Interface, PortRange, Protocol, StateSet, TableName};
+    use crate::ruleset::{IdRange, Interface, Protocol, StateSet, TableName};
 
     fn tcp() -> Match {
         Condition::Protocol(Protocol::TCP).into()
@@ -281,7 +329,7 @@ mod tests {
         rule.counters = Some(Counters { packets: 3, bytes: 180 });
         rules.table_mut(TableName::Filter).chain_mut("INPUT").rules.push(rule);
         assert_eq!(
-            ruleset(&rules, Style { counters: true }),
+            ruleset(&rules, Style { counters: true, ..Style::default() }),
             "*filter\n# [3:180] -A INPUT -m limit <revision 0, 2 bytes: ab01> -j ACCEPT\nCOMMIT\n"
         );
     }

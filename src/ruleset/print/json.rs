@@ -2,13 +2,20 @@
 
 use serde::Serialize;
 
-use super::iptables;
-use crate::ruleset::{Chain, Condition, Counters, Match, Opaque, Ownership, Ruleset, Table, TableName, Target};
+use super::{iptables, nft};
+use crate::ruleset::{Chain, Condition, Counters, Match, NftTable, Opaque, Ownership, Ruleset, Table, TableName, Target};
 
 /// A rule set, ready to be serialized.
 #[derive(Debug, Serialize)]
 pub struct RulesetView {
     family: u8,
+    /// Of what was read from a kernel: the packet filter, and in whose form the rules stand there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    backend: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    form: Option<&'static str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    faults: Vec<String>,
     tables: Vec<TableView>,
 }
 
@@ -82,7 +89,42 @@ impl RulesetView {
     /// none, being all its mesh's.
     pub fn new(ruleset: &Ruleset, owners: &[Ownership]) -> RulesetView {
         let tables = ruleset.tables.iter().map(|table| TableView::new(table, ruleset, owners)).collect();
-        RulesetView { family: ruleset.family.number(), tables }
+        RulesetView { family: ruleset.family.number(), backend: None, form: None, faults: Vec::new(), tables }
+    }
+
+    /// The same view, of rules in that packet filter and form, which may have faults.
+    #[must_use]
+    pub fn in_form(self, backend: &'static str, form: &'static str, faults: &[String]) -> RulesetView {
+        RulesetView { backend: Some(backend), form: Some(form), faults: faults.to_vec(), ..self }
+    }
+}
+
+/// A table of nf_tables that no mesh's rules can be in.
+#[derive(Debug, Serialize)]
+pub struct ForeignTableView {
+    family: &'static str,
+    table: String,
+    dormant: bool,
+    chains: Vec<ForeignChainView>,
+}
+
+#[derive(Debug, Serialize)]
+struct ForeignChainView {
+    chain: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    base: Option<String>,
+    rules: Vec<String>,
+}
+
+impl ForeignTableView {
+    /// A view of `table`, its rules as `nft` prints them.
+    pub fn new(table: &NftTable) -> ForeignTableView {
+        let chains = table.chains.iter().map(|chain| ForeignChainView {
+            chain: chain.name.clone(),
+            base: chain.base.clone(),
+            rules: chain.rules.iter().map(|rule| nft::of_table(table, rule)).collect(),
+        });
+        ForeignTableView { family: table.family, table: table.name.clone(), dormant: table.dormant, chains: chains.collect() }
     }
 }
 

@@ -8,8 +8,8 @@ use std::fmt::{self, Display, Write};
 
 use crate::ruleset::layout::{OWN_TABLE, Seat, chain_name};
 use crate::ruleset::{
-    AddressRange, Base, Chain, Condition, Counters, Family, MarkMask, Match, Opaque, Policy, PortRange, Protocol, Rule, Ruleset, StateSet,
-    Table, TableName, Target,
+    AddressRange, Base, Chain, Condition, Counters, Family, MarkMask, Match, Mesh, NftRule, NftTable, Opaque, Policy, PortRange, Protocol,
+    Rule, Ruleset, StateSet, Table, TableName, Target,
 };
 
 /// A script for `nft -f` that puts mesh-init's own tables of the families of `plans` in the place of those that are
@@ -45,6 +45,57 @@ fn write_plan(out: &mut String, plan: &Ruleset) -> fmt::Result {
     Ok(())
 }
 
+/// Tables as `nft list ruleset` prints them, each chain and rule that is a mesh's under a comment that says whose.
+pub fn listing(tables: &[NftTable]) -> String {
+    let mut text = String::new();
+    for table in tables {
+        // Writing to a String cannot fail.
+        let _ = write_table(&mut text, table);
+    }
+    text
+}
+
+fn write_table(out: &mut String, table: &NftTable) -> fmt::Result {
+    let whose = |owner: Option<Mesh>| owner.map_or("foreign", Mesh::as_str);
+    writeln!(out, "table {} {} {{", table.family, table.name)?;
+    if table.dormant {
+        out.push_str("\tflags dormant\n\n");
+    }
+    for (index, chain) in table.chains.iter().enumerate() {
+        if index > 0 {
+            out.push('\n');
+        }
+        match &chain.base {
+            Some(base) => writeln!(out, "\tchain {} {{\n\t\t{base}", chain.name)?,
+            None => writeln!(out, "\t# {}\n\tchain {} {{", whose(chain.owner), chain.name)?,
+        }
+        let mut last = if chain.base.is_some() { None } else { Some(chain.owner) };
+        for rule in &chain.rules {
+            if last != Some(rule.owner) {
+                writeln!(out, "\t\t# {}", whose(rule.owner))?;
+                last = Some(rule.owner);
+            }
+            writeln!(out, "\t\t{}", of_table(table, rule))?;
+        }
+        out.push_str("\t}\n");
+    }
+    out.push_str("}\n");
+    Ok(())
+}
+
+/// A rule of a table as it is.
+pub fn of_table(table: &NftTable, NftRule { rule, only, .. }: &NftRule) -> String {
+    let family = only.unwrap_or(if table.family == "ip6" { Family::V6 } else { Family::V4 });
+    let text = words(rule, family, rule.counters.is_some(), str::to_owned);
+    // In a table of several families a rule may be for one without naming an address.
+    let says_family = rule.matches.iter().any(|wanted| matches!(rank(&wanted.condition), 2 | 3));
+    match only {
+        Some(Family::V4) if !says_family => format!("meta nfproto ipv4 {text}"),
+        Some(Family::V6) if !says_family => format!("meta nfproto ipv6 {text}"),
+        _ => text,
+    }
+}
+
 fn write_chain(out: &mut String, family: Family, table: &Table, chain: &Chain) -> fmt::Result {
     writeln!(out, "\tchain {} {{", chain_name(table.name, &chain.name))?;
     if let Some(base) = &chain.base {
@@ -73,6 +124,11 @@ fn seat_text(table: TableName, base: &Base) -> String {
 /// The rule without chain: `tcp dport 15008 counter return`. `name` tells what the chain that a rule jumps to is called
 /// in nf_tables.
 pub fn specification(rule: &Rule, family: Family, name: impl Fn(&str) -> String) -> String {
+    words(rule, family, true, name)
+}
+
+/// The rule, with a counter or without.
+fn words(rule: &Rule, family: Family, counted: bool, name: impl Fn(&str) -> String) -> String {
     let header = header_name(rule.protocol());
     // A match of the header's ports says what the protocol is.
     let is_said = header.is_some() && rule.matches.iter().any(|wanted| is_port(&wanted.condition));
@@ -81,7 +137,7 @@ pub fn specification(rule: &Rule, family: Family, name: impl Fn(&str) -> String)
     matches.sort_by_key(|wanted| rank(&wanted.condition));
 
     let mut words: Vec<String> = matches.into_iter().map(|wanted| match_text(wanted, family, header.unwrap_or("th"))).collect();
-    words.push("counter".to_owned());
+    words.extend(counted.then(|| "counter".to_owned()));
     if let Some(Counters { packets, bytes }) = rule.counters {
         words.push(format!("packets {packets} bytes {bytes}"));
     }

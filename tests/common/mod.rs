@@ -8,6 +8,7 @@
 
 pub(crate) mod fixture;
 pub(crate) mod namespace;
+pub(crate) mod native;
 pub(crate) mod nft;
 pub(crate) mod program;
 pub(crate) mod routing;

@@ -56,6 +56,18 @@ impl Namespace {
         text.lines().filter(own).map(|line| format!("{line}\n")).collect()
     }
 
+    /// Makes by hand what goes with the original's rules.
+    pub(crate) fn give_routing(&self, routes: &[PolicyRoute], lo_has_6: bool) {
+        for PolicyRoute { family, mark, table } in routes {
+            let family = format!("-{family}");
+            run(self.command("ip").args([&family, "rule", "add", "fwmark", &mark.to_string(), "lookup", &table.to_string()]));
+            run(self.command("ip").args([&family, "route", "add", "local", "default", "dev", "lo", "table", &table.to_string()]));
+        }
+        if lo_has_6 {
+            run(self.command("ip").args(["-6", "addr", "add", "::6/128", "dev", "lo"]));
+        }
+    }
+
     /// Whether `::6/128` is on `lo`.
     pub(crate) fn lo_has_6(&self) -> bool {
         run(self.command("ip").args(["-6", "-o", "addr", "show", "dev", "lo"])).contains(" ::6/128 ")

@@ -1,0 +1,447 @@
+//! What an original tool left is recognised in any of its forms, and taken over without a gap: at no moment is there no
+//! capture, in the end there is one set of rules, and what is foreign is as it was.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use common::fixture::{Vector, all_vectors, vector};
+use common::namespace::Network;
+use common::native::{Native, natives};
+use common::nft::{assert_in_place, line_differences};
+use common::traffic::{APP, Servers, at};
+use common::{Family, Namespace, Outcome, check_all, strace};
+
+/// Foreign rules in iptables-nft's tables, with counters, and a foreign table.
+fn add_foreign(pod: &Namespace) {
+    let foreign =
+        "*nat\n-A OUTPUT -p udp -m udp --dport 31000 -j RETURN -c 7 700\n-A PREROUTING -m limit --limit 5/s -j RETURN -c 3 300\nCOMMIT\n";
+    for family in Family::BOTH {
+        pod.iptables_nft_restore(family, foreign);
+    }
+    pod.nft_load("table inet mine {\nchain c {\ntype filter hook output priority 7\ntcp dport 1 counter packets 7 bytes 700\n}\n}\n");
+}
+
+fn foreign_lines(pod: &Namespace) -> Vec<String> {
+    let mut lines: Vec<String> = Family::BOTH.into_iter().flat_map(|family| pod.iptables_nft_lines(family, true)).collect();
+    lines.retain(|line| !line.contains("ISTIO_") && !line.contains("PROXY_INIT_"));
+    lines.push(pod.nft("list table inet mine"));
+    lines
+}
+
+/// What of a mesh's iptables names is left outside mesh-init's own table.
+fn left_overs(pod: &Namespace) -> Vec<String> {
+    let mut left: Vec<String> = Family::BOTH.into_iter().flat_map(|family| pod.iptables_nft_lines(family, false)).collect();
+    left.retain(|line| line.contains("ISTIO_") || line.contains("PROXY_INIT_"));
+    left.extend(pod.nft("list tables").lines().filter(|table| table.contains("istio-proxy")).map(str::to_owned));
+    left
+}
+
+/// The pod as the original leaves it with iptables-nft.
+fn original(vector: &Vector) -> Namespace {
+    let pod = vector.pod();
+    for family in Family::BOTH {
+        pod.iptables_nft_restore(family, &vector.text(family));
+    }
+    pod.give_routing(&vector.policy_routes, vector.lo_has_6);
+    pod
+}
+
+fn auto(vector: &Vector, pod: &Namespace, verb: &str) -> Outcome {
+    vector.program(pod, &[verb, vector.mesh]).backend("auto").run()
+}
+
+#[test]
+fn what_iptables_nft_left_is_verified_and_taken_over() {
+    require_root!();
+    let vectors: Vec<Vector> = all_vectors().into_iter().filter(Vector::suits_verbs).collect();
+    check_all(&vectors, Vector::title, |vector| {
+        let pod = original(vector);
+        add_foreign(&pod);
+        let foreign = foreign_lines(&pod);
+        let mut problems = Vec::new();
+        let verified = auto(vector, &pod, "verify");
+        if verified.code != 0 || !verified.stdout.contains("(nftables, ") {
+            problems.push(verified.to_string());
+        }
+        let applied = auto(vector, &pod, "apply");
+        if applied.code != 0 || !applied.text().contains("installed and verified") {
+            problems.push(applied.to_string());
+        }
+        problems.extend(left_overs(&pod));
+        if foreign_lines(&pod) != foreign {
+            problems.push(format!("foreign rules: {:#?}\nwere {foreign:#?}", foreign_lines(&pod)));
+        }
+        let verified = auto(vector, &pod, "verify");
+        if verified.code != 0 {
+            problems.push(verified.to_string());
+        }
+        problems.extend(pod.legacy_tables());
+        problems
+    });
+}
+
+#[test]
+fn what_iptables_nft_left_wrong_is_found_out() {
+    require_root!();
+    let vector = vector("dual-stack");
+    for (command, words) in [
+        ("iptables-nft -t nat -D ISTIO_OUTPUT 1", ["missing", "127.0.0.6"]),
+        ("ip6tables-nft -t nat -I ISTIO_INBOUND 1 -p tcp --dport 7777 -j RETURN", ["extra", "7777"]),
+        ("iptables-nft -t nat -F OUTPUT", ["missing", "OUTPUT"]),
+        ("iptables-legacy -t nat -A OUTPUT -j ISTIO_OUTPUT", ["extra", "in the legacy packet filter"]),
+        ("nft add table ip nat { flags dormant; }", ["dormant", "changed"]),
+    ] {
+        let pod = original(&vector);
+        if command.contains("legacy") {
+            pod.output(&["iptables-legacy", "-t", "nat", "-N", "ISTIO_OUTPUT"]);
+        }
+        pod.output(&command.split(' ').collect::<Vec<_>>());
+        let verified = auto(&vector, &pod, "verify").expect(3);
+        assert!(words.iter().all(|word| verified.stdout.contains(word)), "{command}: {verified}");
+    }
+}
+
+#[test]
+fn what_istios_own_nft_rules_left_is_verified_and_taken_over() {
+    require_root!();
+    check_all(
+        &natives(),
+        |native| native.name.clone(),
+        |native| {
+            let pod = native.pod();
+            add_foreign(&pod);
+            let foreign = foreign_lines(&pod);
+            let mut problems = Vec::new();
+            for verb in ["verify", "apply", "verify"] {
+                let outcome = native.program(&pod, verb).run();
+                if outcome.code != 0 {
+                    problems.push(outcome.to_string());
+                }
+            }
+            problems.extend(left_overs(&pod));
+            if foreign_lines(&pod) != foreign {
+                problems.push(format!("foreign rules: {:#?}\nwere {foreign:#?}", foreign_lines(&pod)));
+            }
+            problems
+        },
+    );
+}
+
+#[test]
+fn what_istios_own_nft_rules_left_wrong_is_found_out() {
+    require_root!();
+    let native = natives().into_iter().find(|native| native.name == "ipv4").unwrap();
+    for (command, words) in [
+        ("flush chain inet istio-proxy-nat istio-redirect", ["missing", "16001"]),
+        ("insert rule inet istio-proxy-nat istio-output tcp dport 7777 counter return", ["extra", "7777"]),
+        ("insert rule inet istio-proxy-nat output counter accept", ["extra", "ACCEPT"]),
+        ("add table inet istio-proxy-nat '{ flags dormant; }'", ["dormant", "changed"]),
+    ] {
+        let pod = native.pod();
+        native.program(&pod, "verify").run().expect(0);
+        pod.nft(command);
+        let verified = native.program(&pod, "verify").run().expect(3);
+        assert!(words.iter().all(|word| verified.stdout.contains(word)), "{command}: {verified}");
+    }
+}
+
+#[test]
+fn rules_in_the_legacy_filter_stay_there_until_another_is_asked_for() {
+    require_root!();
+    let vector = vector("dual-stack");
+    let (_judge, expected) = vector.expected();
+    let pod = vector.pod();
+    for family in Family::BOTH {
+        pod.legacy_restore(family, &vector.text(family));
+    }
+    pod.give_routing(&vector.policy_routes, vector.lo_has_6);
+    auto(&vector, &pod, "verify").expect(0);
+    assert_in_place(auto(&vector, &pod, "apply"));
+    assert_eq!(vector.wrong_in(&pod, &expected), Vec::<String>::new());
+    assert_eq!(pod.nft_ruleset(), "");
+
+    let moved = vector.program(&pod, &["apply", "istio"]).backend("nftables").run().expect(0);
+    assert!(moved.text().contains("installed and verified") && moved.text().contains("(nftables, "), "{moved}");
+    for family in Family::BOTH {
+        assert!(pod.legacy_save(family).is_empty(), "{:?}", pod.legacy_save(family).lines());
+    }
+    auto(&vector, &pod, "verify").expect(0);
+    assert_in_place(auto(&vector, &pod, "apply"));
+
+    vector.program(&pod, &["apply", "istio"]).backend("legacy").run().expect(0);
+    assert_eq!(pod.nft_ruleset(), "");
+    assert_eq!(vector.wrong_in(&pod, &expected), Vec::<String>::new());
+    assert_in_place(auto(&vector, &pod, "apply"));
+}
+
+#[test]
+fn rules_in_both_filters_end_in_nf_tables() {
+    require_root!();
+    let vector = vector("dual-stack");
+    let pod = original(&vector);
+    for family in Family::BOTH {
+        pod.legacy_restore(family, &vector.text(family));
+    }
+    auto(&vector, &pod, "verify").expect(3);
+    auto(&vector, &pod, "apply").expect(0);
+    for family in Family::BOTH {
+        assert!(pod.legacy_save(family).is_empty());
+    }
+    assert_eq!(left_overs_of_nft(&pod), Vec::<String>::new());
+    auto(&vector, &pod, "verify").expect(0);
+}
+
+/// As [`left_overs`], where iptables-nft warns of legacy tables.
+fn left_overs_of_nft(pod: &Namespace) -> Vec<String> {
+    let tables = pod.nft("list tables");
+    let foreign = tables.lines().filter(|table| !table.ends_with(" mesh-init"));
+    let listing: String = foreign.map(|table| pod.nft(&format!("list {table}"))).collect();
+    listing.lines().filter(|line| line.contains("ISTIO_")).map(str::to_owned).collect()
+}
+
+#[test]
+fn everything_is_removed_in_whatever_form() {
+    require_root!();
+    let everything = vector("tproxy-everything");
+    let pod = original(&everything);
+    natives().into_iter().find(|native| native.name == "ipv4").unwrap().load(&pod);
+    add_foreign(&pod);
+    let foreign = foreign_lines(&pod);
+    everything.program(&pod, &["apply", "istio"]).backend("legacy").run().expect(0);
+    pod.mesh_init(&["remove"]).backend("auto").run().expect(0);
+    assert_eq!(left_overs_of_nft(&pod), Vec::<String>::new());
+    for family in Family::BOTH {
+        assert!(pod.legacy_save(family).is_empty());
+    }
+    assert!(!pod.lo_has_6() && pod.policy_routes().is_empty());
+    let without_warning = |lines: Vec<String>| lines.into_iter().filter(|line| !line.starts_with(':')).collect::<Vec<_>>();
+    let now: Vec<String> = Family::BOTH
+        .into_iter()
+        .flat_map(|family| {
+            let text = String::from_utf8(pod.iptables_nft_save(family, true).stdout).unwrap();
+            text.lines().filter(|line| line.starts_with('[')).map(str::to_owned).collect::<Vec<_>>()
+        })
+        .collect();
+    assert_eq!(now, without_warning(foreign).into_iter().filter(|line| line.starts_with('[')).collect::<Vec<_>>());
+}
+
+/// Connects all the time while `change` is made: every connection has to reach the proxy.
+fn nothing_escapes(network: &Network, change: impl FnOnce()) {
+    let far = at(Network::FAR[0], 80);
+    let _servers = [Servers::tcp(&network.pod, &[15001]), Servers::tcp(&network.outside, &[80])];
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let watch = scope.spawn(|| {
+            let (mut count, mut escaped) = (0, Vec::new());
+            while !done.load(Ordering::Relaxed) {
+                let seen = network.pod.connect(APP, far);
+                if seen.as_ref().map(|seen| (seen.port, seen.original)) != Ok((15001, Some(far))) {
+                    escaped.push(format!("{seen:?}"));
+                }
+                count += 1;
+            }
+            (count, escaped)
+        });
+        let changed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(change));
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        done.store(true, Ordering::Relaxed);
+        let (count, escaped) = watch.join().unwrap();
+        changed.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        assert!(escaped.is_empty(), "{} of {count}: {escaped:?}", escaped.len());
+        assert!(count > 10, "only {count} connections were tried");
+    });
+}
+
+const PLAIN: [&str; 6] = ["istio", "-b", "*", "-i", "*", "--dual-stack"];
+
+/// Puts the original's rules for [`PLAIN`] into one of the filters.
+fn leave(pod: &Namespace, form: &str) {
+    let text = |family: Family| {
+        let words = [&["dump"], &PLAIN[..], &["--family", family.digit()]].concat();
+        pod.mesh_init(&words).run().expect(0).stdout
+    };
+    for family in Family::BOTH {
+        match form {
+            "legacy" => pod.legacy_restore(family, &text(family)),
+            "iptables-nft" => pod.iptables_nft_restore(family, &text(family)),
+            _ => {}
+        }
+    }
+    if form == "istio-native" {
+        // The same tables as its own, but that they are Istio's.
+        let own = pod.mesh_init(&[&["dump"], &PLAIN[..], &["--format", "nft", "--family", "4"]].concat()).run().expect(0).stdout;
+        let renamed = own.replace("table ip mesh-init", "table inet istio-proxy-nat").replace("ISTIO_OUTPUT-", "ISTIO_REST_");
+        let (_, script) = renamed.split_once("delete table inet istio-proxy-nat\n").unwrap();
+        let lower = script.replace("PREROUTING", "prerouting").replace("OUTPUT", "output");
+        pod.nft_load(&lower);
+    }
+    pod.give_routing(&[], true);
+}
+
+#[test]
+fn no_connection_escapes_while_rules_change_hands() {
+    require_root!();
+    for (form, backend) in
+        [("legacy", "nftables"), ("iptables-nft", "auto"), ("iptables-nft", "legacy"), ("istio-native", "auto"), ("istio-native", "legacy")]
+    {
+        let network = Network::new();
+        leave(&network.pod, form);
+        nothing_escapes(&network, || {
+            let run = |backend: &str| network.pod.mesh_init(&[&["apply"], &PLAIN[..]].concat()).backend(backend).run().expect(0);
+            run(backend);
+            // To and fro between mesh-init's own.
+            for _ in 0..3 {
+                run("legacy");
+                run("nftables");
+            }
+        });
+        assert_eq!(left_overs_of_nft(&network.pod), Vec::<String>::new());
+        for family in Family::BOTH {
+            assert!(network.pod.legacy_save(family).is_empty());
+        }
+    }
+}
+
+#[test]
+fn within_nf_tables_there_are_never_two_sets_nor_none() {
+    require_root!();
+    for form in ["iptables-nft", "istio-native"] {
+        let pod = Namespace::pod(&["10.9.0.2/24", "2001:db8:9::2/64"]);
+        leave(&pod, form);
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let watch = scope.spawn(|| {
+                let mut counts: BTreeMap<usize, usize> = BTreeMap::new();
+                while !done.load(Ordering::Relaxed) {
+                    let listing = pod.nft("list ruleset ip") + &pod.nft("list ruleset inet");
+                    let sets = listing.matches("redirect to :15001").count() + listing.matches("REDIRECT --to-ports 15001").count();
+                    *counts.entry(sets).or_default() += 1;
+                }
+                counts
+            });
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            let outcome = pod.mesh_init(&[&["apply"], &PLAIN[..]].concat()).backend("auto").run();
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            done.store(true, Ordering::Relaxed);
+            let counts = watch.join().unwrap();
+            outcome.expect(0);
+            // The two listings of one look are made one after the other, so that a change may fall between them.
+            let (once, other): (usize, usize) = counts
+                .iter()
+                .fold((0, 0), |(once, other), (sets, times)| if *sets == 1 { (once + times, other) } else { (once, other + times) });
+            assert!(once > 5 && other <= 1, "{form}: {counts:?}");
+        });
+    }
+}
+
+/// Everything in nf_tables that may be restored, table by table; a chain that was made anew is listed last.
+fn snapshot(pod: &Namespace) -> BTreeMap<String, Vec<String>> {
+    let mut state: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for family in Family::BOTH {
+        let text = String::from_utf8(pod.iptables_nft_save(family, true).stdout).unwrap();
+        let lines = text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect();
+        state.insert(format!("iptables-nft {family:?}"), lines);
+        let text = pod.legacy_save_counted(family).lines();
+        state.insert(format!("iptables-legacy {family:?}"), text);
+    }
+    for table in
+        pod.nft("list tables").lines().filter(|table| !table.ends_with(" nat") && !table.ends_with(" raw") && !table.ends_with(" mangle"))
+    {
+        state.insert(table.to_owned(), vec![pod.nft(&format!("list {table}"))]);
+    }
+    state.insert("routing".to_owned(), vec![pod.routing_text(), pod.lo_has_6().to_string()]);
+    state
+}
+
+/// Lets the nth of these calls fail, for every nth there is, and looks at the pod afterwards.
+fn fail_each(prepare: &(dyn Fn() -> Namespace + Sync), vector: &Vector, backend: &str, calls: &str) -> Vec<String> {
+    let mut problems = Vec::new();
+    for nth in 1..200 {
+        let pod = prepare();
+        let was = snapshot(&pod);
+        let program = vector.program(&pod, &["apply", vector.mesh]).backend(backend).env("MESH_INIT_DEADLINE", "5s");
+        let options = [format!("trace={calls}"), format!("inject={calls}:error=ENOMEM:when={nth}")];
+        let ended = strace::start(&pod, &program, &["-e", &options[0], "-e", &options[1]]).end();
+        let injected = ended.calls.iter().any(|call| call.contains("(INJECTED)"));
+        if !injected {
+            assert_eq!(ended.code, Some(0), "{}", ended.text);
+            return problems;
+        }
+        let is = snapshot(&pod);
+        if ended.code == Some(0) {
+            let verified = vector.program(&pod, &["verify", vector.mesh]).backend("auto").run();
+            if verified.code != 0 {
+                problems.push(format!("call {nth} failed, exit 0: {verified}"));
+            }
+        } else {
+            for (part, lines) in &was {
+                let now = is.get(part).cloned().unwrap_or_default();
+                let differences = line_differences(&lines.join("\n"), &now.join("\n"));
+                if !differences.is_empty() {
+                    problems.push(format!("call {nth} failed, exit {:?}: {part}:\n{}", ended.code, differences.join("\n")));
+                }
+            }
+            problems.extend(is.keys().filter(|part| !was.contains_key(*part)).map(|part| format!("call {nth} failed: {part} is new")));
+            if ended.text.trim().is_empty() {
+                problems.push(format!("call {nth} failed, exit {:?}, and nothing is said", ended.code));
+            }
+        }
+    }
+    problems.push("a run that needs more than two hundred calls".to_owned());
+    problems
+}
+
+#[test]
+fn a_failed_call_leaves_everything_as_it_was() {
+    require_root!();
+    if !strace::strace_or_skip() {
+        return;
+    }
+    let everything = vector("tproxy-everything");
+    let default = vector("dual-stack");
+    let native = natives().into_iter().find(|native: &Native| native.name == "tproxy").unwrap();
+    let clean = || everything.pod();
+    let from_iptables_nft = || {
+        let pod = original(&default);
+        add_foreign(&pod);
+        pod
+    };
+    let from_native = || {
+        let pod = everything.pod();
+        native.load(&pod);
+        pod
+    };
+    let from_own = || {
+        let pod = everything.pod();
+        default.program(&pod, &["apply", "istio"]).backend("nftables").run().expect(0);
+        pod.nft("add rule ip mesh-init ISTIO_REDIRECT tcp dport 1 counter return");
+        pod
+    };
+    let from_legacy = || {
+        let pod = everything.pod();
+        default.program(&pod, &["apply", "istio"]).backend("legacy").run().expect(0);
+        pod
+    };
+    type Prepare<'a> = &'a (dyn Fn() -> Namespace + Sync);
+    let places: [(&str, Prepare<'_>, &str); 6] = [
+        ("a clean pod", &clean, "nftables"),
+        ("iptables-nft's rules", &from_iptables_nft, "nftables"),
+        ("Istio's own nft rules", &from_native, "nftables"),
+        ("our own rules", &from_own, "nftables"),
+        ("legacy rules", &from_legacy, "nftables"),
+        ("our own rules, to the legacy filter", &from_own, "legacy"),
+    ];
+    let cases: Vec<(&str, Prepare<'_>, &str, &str)> = places
+        .into_iter()
+        .flat_map(|(name, prepare, backend)| ["sendto,sendmsg", "recvfrom"].map(|calls| (name, prepare, backend, calls)))
+        .collect();
+    check_all(
+        &cases,
+        |(name, _, backend, calls)| format!("{name}, {backend}, {calls}"),
+        |(_, prepare, backend, calls)| fail_each(*prepare, &everything, backend, calls),
+    );
+}

@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 
 pub(crate) mod fixture;
+pub(crate) mod matrix;
 pub(crate) mod namespace;
 pub(crate) mod native;
 pub(crate) mod nft;

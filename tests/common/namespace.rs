@@ -2,12 +2,14 @@
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use ipnet::IpNet;
 use nix::sched::{CloneFlags, setns};
 use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
 
@@ -69,7 +71,11 @@ impl Namespace {
         self.ip(&["link add eth0 type veth peer name gate0"]);
         self.addresses("eth0", addresses);
         self.ip(&["link set gate0 up"]);
-        // The kernel adds the local routes of IPv6 addresses a moment later.
+        self.await_local_routes(addresses);
+    }
+
+    /// Waits for the local routes of IPv6 addresses, which the kernel adds a moment after it took the addresses.
+    pub(crate) fn await_local_routes(&self, addresses: &[&str]) {
         let mut missing: Vec<&str> = addresses.iter().filter(|text| text.contains(':')).filter_map(|text| text.split('/').next()).collect();
         let give_up = Instant::now() + Duration::from_secs(5);
         while !missing.is_empty() {
@@ -199,6 +205,41 @@ impl Network {
         outside.addresses("lo", &["192.0.2.1/32", "198.51.100.1/32", "2001:db8:ffff::1/128", "2001:db8:eeee::1/128"]);
         pod.ip(&["route add default via 10.9.0.1", "route add ::/0 via 2001:db8:9::1"]);
         Network { pod, outside }
+    }
+
+    /// A pod and a world that is at home at every address. Each device of the pod is joined to one of the world's, whose
+    /// name begins with `to-` and which has the first addresses of the same networks. All else goes through the first.
+    pub(crate) fn with(devices: &[(&str, Vec<IpNet>)]) -> Network {
+        let (pod, outside) = (Namespace::new(), Namespace::new());
+        for (device, addresses) in devices {
+            // A device name has 15 characters at most.
+            let peer = format!("to-{}", device.get(..12).unwrap_or(device));
+            pod.ip(&[&format!("link add {device} type veth peer name {peer} netns {}", outside.name)]);
+            let own: Vec<String> = addresses.iter().map(IpNet::to_string).collect();
+            let far: Vec<String> = addresses.iter().map(|net| format!("{}/{}", first_address(*net), net.prefix_len())).collect();
+            let (own, far): (Vec<&str>, Vec<&str>) = (own.iter().map(String::as_str).collect(), far.iter().map(String::as_str).collect());
+            pod.addresses(device, &own);
+            outside.addresses(&peer, &far);
+            pod.await_local_routes(&own);
+            outside.await_local_routes(&far);
+        }
+        // In the main table, the routes to the pod come before these.
+        outside.ip(&["route add local 0.0.0.0/0 dev lo table main", "route add local ::/0 dev lo table main"]);
+        let mut ways_out: Vec<&IpNet> = devices[0].1.iter().collect();
+        ways_out.dedup_by_key(|net| net.addr().is_ipv4());
+        for net in ways_out {
+            let everything = if net.addr().is_ipv4() { "0.0.0.0/0" } else { "::/0" };
+            pod.ip(&[&format!("route add {everything} via {}", first_address(*net))]);
+        }
+        Network { pod, outside }
+    }
+}
+
+/// The first address of a network that is not the network's own.
+pub(crate) fn first_address(net: IpNet) -> IpAddr {
+    match net.network() {
+        IpAddr::V4(address) => Ipv4Addr::from_bits(address.to_bits() | 1).into(),
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() | 1).into(),
     }
 }
 

@@ -124,7 +124,8 @@ impl Drop for Servers {
     }
 }
 
-fn listener(address: SocketAddr, transparent: bool) -> TcpListener {
+/// Listens on an address; with `transparent` for connections to any address that are sent to its port.
+pub(crate) fn listener(address: SocketAddr, transparent: bool) -> TcpListener {
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let fd: OwnedFd = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
     setsockopt(&fd, ReuseAddr, &true).unwrap();
@@ -136,7 +137,7 @@ fn listener(address: SocketAddr, transparent: bool) -> TcpListener {
     }
     let storage = SockaddrStorage::from(address);
     bind(std::os::fd::AsRawFd::as_raw_fd(&fd), &storage).unwrap_or_else(|error| panic!("cannot bind {address}: {error}"));
-    listen(&fd, Backlog::new(64).unwrap()).unwrap();
+    listen(&fd, Backlog::new(1024).unwrap()).unwrap();
     let listener = TcpListener::from(fd);
     listener.set_nonblocking(true).unwrap();
     listener
@@ -155,7 +156,7 @@ fn accept(listener: &TcpListener, port: u16) {
 }
 
 /// Where the connection was going before the filter sent it here, or nothing if it was going here.
-fn original_destination(stream: &TcpStream, local: SocketAddr) -> Option<SocketAddr> {
+pub(crate) fn original_destination(stream: &TcpStream, local: SocketAddr) -> Option<SocketAddr> {
     let original: SocketAddr = if local.is_ipv4() {
         let raw = getsockopt(stream, OriginalDst).ok()?;
         SocketAddrV4::new(u32::from_be(raw.sin_addr.s_addr).into(), u16::from_be(raw.sin_port)).into()

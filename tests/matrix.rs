@@ -36,7 +36,7 @@ macro_rules! on_backends {
     )*};
 }
 
-on_backends!(legacy);
+on_backends!(legacy nftables);
 
 fn check_mesh(mesh: &'static str, backend: &str) {
     let vectors: Vec<Vector> = vectors(mesh).into_iter().filter(Vector::suits_verbs).collect();

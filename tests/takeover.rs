@@ -345,7 +345,8 @@ fn snapshot(pod: &Namespace) -> BTreeMap<String, Vec<String>> {
         let text = String::from_utf8(pod.iptables_nft_save(family, true).stdout).unwrap();
         let lines = text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect();
         state.insert(format!("iptables-nft {family:?}"), lines);
-        let text = pod.legacy_save_counted(family).lines();
+        // A legacy table that has come into being stays there, empty.
+        let text = pod.legacy_save_counted(family).lines().into_iter().filter(|line| line.contains("-A ")).collect();
         state.insert(format!("iptables-legacy {family:?}"), text);
     }
     for table in

@@ -17,17 +17,23 @@ use common::{Family, Namespace, Outcome, check_all, strace};
 
 /// Foreign rules in iptables-nft's tables, with counters, and a foreign table.
 fn add_foreign(pod: &Namespace) {
-    let foreign =
-        "*nat\n-A OUTPUT -p udp -m udp --dport 31000 -j RETURN -c 7 700\n-A PREROUTING -m limit --limit 5/s -j RETURN -c 3 300\nCOMMIT\n";
     for family in Family::BOTH {
-        pod.iptables_nft_restore(family, foreign);
+        let program = format!("{}-nft", family.iptables());
+        for rule in ["-A OUTPUT -p udp --dport 31000 -j RETURN -c 7 700", "-A PREROUTING -m limit --limit 5/s -j RETURN -c 3 300"] {
+            let words: Vec<&str> = [program.as_str(), "-t", "nat"].into_iter().chain(rule.split(' ')).collect();
+            pod.output(&words);
+        }
     }
     pod.nft_load("table inet mine {\nchain c {\ntype filter hook output priority 7\ntcp dport 1 counter packets 7 bytes 700\n}\n}\n");
 }
 
+/// The foreign rules as they are now, with their counters.
 fn foreign_lines(pod: &Namespace) -> Vec<String> {
-    let mut lines: Vec<String> = Family::BOTH.into_iter().flat_map(|family| pod.iptables_nft_lines(family, true)).collect();
-    lines.retain(|line| !line.contains("ISTIO_") && !line.contains("PROXY_INIT_"));
+    // A legacy table makes iptables-nft-save warn of it, which is its own affair.
+    let saved = Family::BOTH.map(|family| String::from_utf8(pod.iptables_nft_save(family, true).stdout).unwrap()).concat();
+    let mut lines: Vec<String> =
+        saved.lines().filter(|line| line.contains("--dport 31000") || line.contains("-m limit")).map(str::to_owned).collect();
+    assert_eq!(lines.len(), 4, "{saved}");
     lines.push(pod.nft("list table inet mine"));
     lines
 }
@@ -57,7 +63,9 @@ fn auto(vector: &Vector, pod: &Namespace, verb: &str) -> Outcome {
 #[test]
 fn what_iptables_nft_left_is_verified_and_taken_over() {
     require_root!();
-    let vectors: Vec<Vector> = all_vectors().into_iter().filter(Vector::suits_verbs).collect();
+    // Those that ask for the legacy filter are moved there.
+    let prefers_legacy = |vector: &Vector| vector.args.iter().chain(vector.env.values()).any(|text| text.contains("legacy"));
+    let vectors: Vec<Vector> = all_vectors().into_iter().filter(|vector| vector.suits_verbs() && !prefers_legacy(vector)).collect();
     check_all(&vectors, Vector::title, |vector| {
         let pod = original(vector);
         add_foreign(&pod);
@@ -218,15 +226,7 @@ fn everything_is_removed_in_whatever_form() {
         assert!(pod.legacy_save(family).is_empty());
     }
     assert!(!pod.lo_has_6() && pod.policy_routes().is_empty());
-    let without_warning = |lines: Vec<String>| lines.into_iter().filter(|line| !line.starts_with(':')).collect::<Vec<_>>();
-    let now: Vec<String> = Family::BOTH
-        .into_iter()
-        .flat_map(|family| {
-            let text = String::from_utf8(pod.iptables_nft_save(family, true).stdout).unwrap();
-            text.lines().filter(|line| line.starts_with('[')).map(str::to_owned).collect::<Vec<_>>()
-        })
-        .collect();
-    assert_eq!(now, without_warning(foreign).into_iter().filter(|line| line.starts_with('[')).collect::<Vec<_>>());
+    assert_eq!(foreign_lines(&pod), foreign);
 }
 
 /// Connects all the time while `change` is made: every connection has to reach the proxy.

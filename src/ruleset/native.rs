@@ -233,7 +233,8 @@ fn common_comment(members: &[&Rule]) -> Option<String> {
     (common > 0).then(|| first[..common].to_owned())
 }
 
-/// The rule with its lists in the order in which a kernel tells them, and lists of one as that one.
+/// The rule with its lists in ascending order, what touches made one, and lists of one as that one: as nf_tables tells
+/// them.
 pub fn canonical(rule: &Rule) -> Rule {
     let mut rule = rule.clone();
     for wanted in &mut rule.matches {

@@ -5,6 +5,7 @@
 
 use ipnet::IpNet;
 
+use super::native::canonical;
 use super::value::{AddressSet, IdRange, Interface, MarkMask, PortRange, Protocol, StateSet};
 
 /// A rule's packet and byte counters.
@@ -61,28 +62,18 @@ impl Rule {
         matches!(self.target, Target::Opaque(_)) || self.matches.iter().any(|wanted| matches!(wanted.condition, Condition::Opaque(_)))
     }
 
-    /// Whether `self` and `other` do the same to every packet: comments, counters, marks and the order of matches
-    /// are of no account.
+    /// Whether `self` and `other` do the same to every packet: comments, counters, marks and the order of matches and of
+    /// ports in a list are of no account.
     pub fn same_meaning(&self, other: &Rule) -> bool {
-        self.target == other.target
-            && self.matches.len() == other.matches.len()
-            && (self.matches == other.matches || {
-                let mut rest: Vec<&Match> = other.matches.iter().collect();
-                self.matches.iter().all(|wanted| match rest.iter().position(|have| *have == wanted) {
-                    Some(at) => {
-                        rest.swap_remove(at);
-                        true
-                    }
-                    None => false,
-                })
-            })
+        self.target == other.target && (self.matches == other.matches || self.meaning() == other.meaning())
     }
 
     /// A text that two rules share exactly if they have the [same meaning](Rule::same_meaning).
     pub fn meaning(&self) -> String {
-        let mut matches: Vec<String> = self.matches.iter().map(|wanted| format!("{wanted:?}")).collect();
+        let canonical = canonical(self);
+        let mut matches: Vec<String> = canonical.matches.iter().map(|wanted| format!("{wanted:?}")).collect();
         matches.sort_unstable();
-        format!("{matches:?}{:?}", self.target)
+        format!("{matches:?}{:?}", canonical.target)
     }
 }
 

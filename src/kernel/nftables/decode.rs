@@ -73,7 +73,7 @@ pub(super) fn rule<'s>(
     let mut rule = Rule::new(reading.matches, target);
     rule.comment = reading.comment;
     rule.counters = reading.counters;
-    Ok(Decoded { rule: crate::ruleset::native::canonical(&rule), family })
+    Ok(Decoded { rule, family })
 }
 
 /// The comment in a rule's user data: type, length and value, one after the other.

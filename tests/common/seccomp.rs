@@ -36,6 +36,20 @@ impl Refusal {
         vec![Refusal { call: libc::SYS_socket, arguments: vec![(0, libc::AF_INET6 as u32)], errno: Errno::EAFNOSUPPORT }]
     }
 
+    fn netfilter_netlink(errno: Errno) -> Vec<Refusal> {
+        vec![Refusal { call: libc::SYS_socket, arguments: vec![(0, libc::AF_NETLINK as u32), (2, libc::NETLINK_NETFILTER as u32)], errno }]
+    }
+
+    /// A kernel without nf_tables and everything else that speaks its netlink.
+    pub(crate) fn no_netfilter_netlink() -> Vec<Refusal> {
+        Refusal::netfilter_netlink(Errno::EPROTONOSUPPORT)
+    }
+
+    /// Somebody who forbids that netlink.
+    pub(crate) fn forbidden_netfilter_netlink() -> Vec<Refusal> {
+        Refusal::netfilter_netlink(Errno::EACCES)
+    }
+
     /// A kernel without the legacy packet filter of a family.
     pub(crate) fn no_filter(level: Level) -> Vec<Refusal> {
         [libc::SYS_getsockopt, libc::SYS_setsockopt].map(|call| Refusal::options(call, level, None, Errno::ENOPROTOOPT)).into()

@@ -14,6 +14,8 @@ pub mod netlink;
 pub mod nftables;
 pub mod route;
 mod signals;
+#[cfg(test)]
+mod tests;
 mod wanted;
 
 pub use self::backend::{Backend, BackendName, Form, Held, Look};

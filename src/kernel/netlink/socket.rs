@@ -158,6 +158,12 @@ impl Socket {
         Ok(Socket { fd, deadline, sequence: 0, outgoing: Vec::new(), incoming: vec![0; RECEIVE_BUFFER] })
     }
 
+    /// A socket at whose other end somebody plays the kernel.
+    #[cfg(test)]
+    pub(in crate::kernel) fn to_double(fd: OwnedFd, deadline: Instant) -> Socket {
+        Socket { fd, deadline, sequence: 0, outgoing: Vec::new(), incoming: vec![0; RECEIVE_BUFFER] }
+    }
+
     /// Sends one message and waits until the kernel has done what it asks, or refused.
     pub fn request(
         &mut self,

@@ -13,6 +13,10 @@ mod feature;
 mod plan;
 mod read;
 mod sets;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 mod undo;
 mod view;
 

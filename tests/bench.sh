@@ -74,18 +74,23 @@ measure() {
 }
 
 measured launcher '' /bin/true
-measured istio4 '' "$binary" apply istio "${istio[@]}"
-measured istio46 dual "$binary" apply istio "${istio[@]}" --dual-stack
-measured linkerd46 dual "$binary" apply linkerd "${linkerd[@]}"
+for backend in nftables legacy; do
+    measured "istio4-$backend" '' "$binary" apply istio "${istio[@]}" --backend $backend
+    measured "istio46-$backend" dual "$binary" apply istio "${istio[@]}" --dual-stack --backend $backend
+    measured "linkerd46-$backend" dual "$binary" apply linkerd "${linkerd[@]}" --backend $backend
+done
+measured istio4-auto '' "$binary" apply istio "${istio[@]}"
 for mesh in istio linkerd; do
     for backend in legacy nft; do
         measured "$mesh-$backend-4" dual "iptables-$backend-restore" "$work/$mesh.4"
         measured "$mesh-$backend-6" dual "ip6tables-$backend-restore" "$work/$mesh.6"
     done
 done
-for name in cidrs-{10,100,1000,10000}; do
-    commands[$name]="$inside $(printf '%q ' "$binary" apply istio "${istio_without_x[@]}")"
-    dual[$name]=''
+for count in 10 100 1000 10000; do
+    for backend in nftables legacy; do
+        commands[cidrs-$count-$backend]="$inside $(printf '%q ' "$binary" apply istio "${istio_without_x[@]}" --backend $backend)"
+        dual[cidrs-$count-$backend]=''
+    done
 done
 for round in $(seq $rounds); do
     [[ ! -t 2 ]] || printf '\rround %d of %d' "$round" $rounds >&2
@@ -93,10 +98,61 @@ for round in $(seq $rounds); do
         measure "$name" $(((runs + rounds - 1) / rounds)) "$work/$name.$round.json"
     done
     for count in 10 100 1000 10000; do
-        ISTIO_SERVICE_EXCLUDE_CIDR=$(networks $count) measure "cidrs-$count" 2 "$work/cidrs-$count.$round.json"
+        for backend in nftables legacy; do
+            ISTIO_SERVICE_EXCLUDE_CIDR=$(networks $count) measure "cidrs-$count-$backend" 2 "$work/cidrs-$count-$backend.$round.json"
+        done
     done
 done
 [[ ! -t 2 ]] || printf '\rmemory, system calls\n\n' >&2
+
+# The first packet of a connection goes through all rules. UDP to an address that no rule names, each from another port,
+# to a neighbour that is not there: the time that sending takes, in microseconds, medians of many, the backends and lists
+# in turn.
+cat >"$work/first-packet" <<'PYTHON'
+import socket
+import statistics
+import sys
+import time
+
+PACKETS = 400
+
+
+def packet(port):
+    sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sender.bind(("10.9.0.2", port))
+    began = time.perf_counter_ns()
+    sender.sendto(b"x", ("198.18.0.1", 9))
+    took = time.perf_counter_ns() - began
+    sender.close()
+    return took / 1000
+
+
+first = 20000 + int(sys.argv[1]) * PACKETS
+print(statistics.median(packet(first + number) for number in range(PACKETS)))
+PYTHON
+first_packet_rounds=5
+first_packets() {
+    local case=$1 count=$2 backend=$3
+    "$work/new-pod" ''
+    ip -n "$pod" -batch - <<LINES
+link add eth0 type veth peer name gate0
+link set gate0 up
+link set eth0 up
+route add 198.18.0.0/15 dev eth0
+neighbour add 198.18.0.1 lladdr 02:00:00:00:00:01 dev eth0
+LINES
+    [[ $backend == none ]] ||
+        ISTIO_SERVICE_EXCLUDE_CIDR=$(networks "$count") $inside "$binary" apply istio "${istio_without_x[@]}" --backend "$backend" 2>/dev/null
+    $inside /usr/bin/python3 "$work/first-packet" 0 >>"$work/first-packet.$case"
+}
+for _ in $(seq $first_packet_rounds); do
+    first_packets none 0 none
+    for count in 10 10000; do
+        for backend in nftables legacy; do
+            first_packets "$count-$backend" $count $backend
+        done
+    done
+done
 
 # The largest resident set, read while the program is held up at its end.
 peak_memory() {
@@ -171,26 +227,43 @@ first, _, third = statistics.quantiles(times("launcher"), n=4)
 print(f"Milliseconds, medians of {runs} runs, each in a new network namespace, less the {launcher:.2f} ms that nsenter takes to start")
 print(f"/bin/true there (half of its runs: {first:.2f}-{third:.2f}). \"half of runs\" is where the middle half lies: how noisy the machine is.")
 print()
-print(f"{'':28}{'time':>6}  {'half of runs':13}{'bare restore of the same rules':39}{'time':>6}{'ratio':>8}   bound")
+print(f"{'apply':30}{'time':>6}  {'half of runs':13}{'bare restore of the same rules':39}{'time':>6}{'ratio':>8}   bound")
 for title, own, mesh, families, limit in [
-    ("apply istio, IPv4", "istio4", "istio", "4", 0.6),
-    ("apply istio, dual stack", "istio46", "istio", "46", 0.5),
-    ("apply linkerd, dual stack", "linkerd46", "linkerd", "46", 0.5),
+    ("istio, IPv4", "istio4", "istio", "4", 0.6),
+    ("istio, dual stack", "istio46", "istio", "46", 0.5),
+    ("linkerd, dual stack", "linkerd46", "linkerd", "46", 0.5),
 ]:
-    columns = f"{title:28}{net(own):6.2f}  {spread(own):13}"
-    for backend in ["legacy", "nft"]:
-        restore = sum(net(f"{mesh}-{backend}-{family}") for family in families)
-        names = f"iptables-{backend}-restore" + (" + ip6tables-…" if len(families) == 2 else "")
-        ratio = net(own) / restore
-        verdict = bound(f"{title} beside {backend}", round(ratio, 2), limit)
-        print(f"{columns:49}{names:39}{restore:6.2f}{ratio:8.2f}   {verdict}")
-        columns = ""
+    for backend, program in [("nftables", "nft"), ("legacy", "legacy")]:
+        run = f"{own}-{backend}"
+        restore = sum(net(f"{mesh}-{program}-{family}") for family in families)
+        names = f"iptables-{program}-restore" + (" + ip6tables-…" if len(families) == 2 else "")
+        ratio = net(run) / restore
+        verdict = bound(f"{title}, {backend}", round(ratio, 2), limit)
+        print(f"{f'{title}, {backend}':30}{net(run):6.2f}  {spread(run):13}{names:39}{restore:6.2f}{ratio:8.2f}   {verdict}")
+print(f"{'istio, IPv4, auto':30}{net('istio4-auto'):6.2f}  {spread('istio4-auto'):13}")
 print()
-print(f"{'excluded CIDRs':28}{'time':>6}  half of runs")
+print(f"{'':30}{'nftables':22}  legacy")
+print(f"{'apply, excluded CIDRs':30}{'time':>6}  half of runs{'time':>10}  half of runs")
 for count in [10, 100, 1000, 10000]:
-    name = f"cidrs-{count}"
-    note = bound("10,000 CIDRs", round(net(name)), 200, " ms") if count == 10000 else ""
-    print(f"{count:<28,}{net(name):6.2f}  {spread(name):13} {note}")
+    names = [f"cidrs-{count}-{backend}" for backend in ["nftables", "legacy"]]
+    note = bound("10,000 CIDRs", round(max(map(net, names))), 200, " ms") if count == 10000 else ""
+    columns = "".join(f"{net(name):6.2f}  {spread(name):16}" for name in names)
+    print(f"{count:<30,}{columns}{note}")
+
+
+def first_packet(case):
+    """Microseconds that sending a connection's first packet takes."""
+    with open(f"{work}/first-packet.{case}") as file:
+        return statistics.median(map(float, file))
+
+
+bare = first_packet("none")
+print()
+print(f"Microseconds that the rules add to sending a connection's first packet ({bare:.1f} without any):")
+print(f"{'excluded CIDRs':30}{'nftables':>8}{'legacy':>10}")
+for count in [10, 10000]:
+    columns = [first_packet(f"{count}-{backend}") - bare for backend in ["nftables", "legacy"]]
+    print(f"{count:<30,}{columns[0]:8.1f}{columns[1]:10.1f}")
 print()
 print(f"{'peak memory, dual stack':36}{number('memory'):9,} KiB   {bound('peak memory', number('memory'), 2048, ' KiB')}")
 print(f"{'peak memory, 10,000 CIDRs':36}{number('memory-10000'):9,} KiB")

@@ -10,33 +10,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::fixture::{Vector, all_vectors, vector};
 use common::namespace::Network;
-use common::native::{Native, natives};
-use common::nft::{assert_in_place, line_differences};
+use common::native::natives;
+use common::nft::assert_in_place;
+use common::original::{add_foreign, foreign_lines, original};
 use common::traffic::{APP, Servers, at};
-use common::{Family, Namespace, Outcome, check_all, strace};
-
-/// Foreign rules in iptables-nft's tables, with counters, and a foreign table.
-fn add_foreign(pod: &Namespace) {
-    for family in Family::BOTH {
-        let program = format!("{}-nft", family.iptables());
-        for rule in ["-A OUTPUT -p udp --dport 31000 -j RETURN -c 7 700", "-A PREROUTING -m limit --limit 5/s -j RETURN -c 3 300"] {
-            let words: Vec<&str> = [program.as_str(), "-t", "nat"].into_iter().chain(rule.split(' ')).collect();
-            pod.output(&words);
-        }
-    }
-    pod.nft_load("table inet mine {\nchain c {\ntype filter hook output priority 7\ntcp dport 1 counter packets 7 bytes 700\n}\n}\n");
-}
-
-/// The foreign rules as they are now, with their counters.
-fn foreign_lines(pod: &Namespace) -> Vec<String> {
-    // A legacy table makes iptables-nft-save warn of it, which is its own affair.
-    let saved = Family::BOTH.map(|family| String::from_utf8(pod.iptables_nft_save(family, true).stdout).unwrap()).concat();
-    let mut lines: Vec<String> =
-        saved.lines().filter(|line| line.contains("--dport 31000") || line.contains("-m limit")).map(str::to_owned).collect();
-    assert_eq!(lines.len(), 4, "{saved}");
-    lines.push(pod.nft("list table inet mine"));
-    lines
-}
+use common::{Family, Namespace, Outcome, check_all};
 
 /// What of a mesh's iptables names is left outside mesh-init's own table.
 fn left_overs(pod: &Namespace) -> Vec<String> {
@@ -44,16 +22,6 @@ fn left_overs(pod: &Namespace) -> Vec<String> {
     left.retain(|line| line.contains("ISTIO_") || line.contains("PROXY_INIT_"));
     left.extend(pod.nft("list tables").lines().filter(|table| table.contains("istio-proxy")).map(str::to_owned));
     left
-}
-
-/// The pod as the original leaves it with iptables-nft.
-fn original(vector: &Vector) -> Namespace {
-    let pod = vector.pod();
-    for family in Family::BOTH {
-        pod.iptables_nft_restore(family, &vector.text(family));
-    }
-    pod.give_routing(&vector.policy_routes, vector.lo_has_6);
-    pod
 }
 
 fn auto(vector: &Vector, pod: &Namespace, verb: &str) -> Outcome {
@@ -111,6 +79,22 @@ fn what_iptables_nft_left_wrong_is_found_out() {
         let verified = auto(&vector, &pod, "verify").expect(3);
         assert!(words.iter().all(|word| verified.stdout.contains(word)), "{command}: {verified}");
     }
+}
+
+#[test]
+fn a_foreign_rule_that_jumps_to_a_chain_that_goes_goes_with_it() {
+    require_root!();
+    let vector = vector("dual-stack");
+    let pod = original(&vector);
+    for words in ["-N MINE", "-A MINE -p tcp --dport 77 -j ISTIO_REDIRECT", "-A MINE -p tcp --dport 78 -j ACCEPT", "-A OUTPUT -j MINE"] {
+        pod.output(&["iptables-nft", "-t", "nat"].into_iter().chain(words.split(' ')).collect::<Vec<_>>());
+    }
+    let outcome = auto(&vector, &pod, "apply").expect(0);
+    let warnings = outcome.warnings();
+    assert!(warnings.len() == 1 && warnings[0].contains("-A MINE -p tcp -m tcp --dport 77 -j ISTIO_REDIRECT"), "{outcome}");
+    let lines = pod.iptables_nft_lines(Family::V4, false);
+    let kept: Vec<&String> = lines.iter().filter(|line| line.contains("MINE") && line.starts_with("-A")).collect();
+    assert_eq!(kept, ["-A OUTPUT -j MINE", "-A MINE -p tcp -m tcp --dport 78 -j ACCEPT"]);
 }
 
 #[test]
@@ -336,112 +320,4 @@ fn within_nf_tables_there_are_never_two_sets_nor_none() {
             assert!(once > 5 && other <= 1, "{form}: {counts:?}");
         });
     }
-}
-
-/// Everything in nf_tables that may be restored, table by table; a chain that was made anew is listed last.
-fn snapshot(pod: &Namespace) -> BTreeMap<String, Vec<String>> {
-    let mut state: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for family in Family::BOTH {
-        let text = String::from_utf8(pod.iptables_nft_save(family, true).stdout).unwrap();
-        let lines = text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect();
-        state.insert(format!("iptables-nft {family:?}"), lines);
-        // A legacy table that has come into being stays there, empty.
-        let text = pod.legacy_save_counted(family).lines().into_iter().filter(|line| line.contains("-A ")).collect();
-        state.insert(format!("iptables-legacy {family:?}"), text);
-    }
-    for table in
-        pod.nft("list tables").lines().filter(|table| !table.ends_with(" nat") && !table.ends_with(" raw") && !table.ends_with(" mangle"))
-    {
-        state.insert(table.to_owned(), vec![pod.nft(&format!("list {table}"))]);
-    }
-    // The kernel gives an address its local route a moment later.
-    let routing = pod.routing_text().lines().filter(|line| !line.starts_with("local ::6 ")).collect::<Vec<_>>().join("\n");
-    state.insert("routing".to_owned(), vec![routing, pod.lo_has_6().to_string()]);
-    state
-}
-
-/// Lets the nth of these calls fail, for every nth there is, and looks at the pod afterwards.
-fn fail_each(prepare: &(dyn Fn() -> Namespace + Sync), vector: &Vector, backend: &str, calls: &str) -> Vec<String> {
-    let mut problems = Vec::new();
-    for nth in 1..200 {
-        let pod = prepare();
-        let was = snapshot(&pod);
-        let program = vector.program(&pod, &["apply", vector.mesh]).backend(backend).env("MESH_INIT_DEADLINE", "5s");
-        let options = [format!("trace={calls}"), format!("inject={calls}:error=ENOMEM:when={nth}")];
-        let ended = strace::start(&pod, &program, &["-e", &options[0], "-e", &options[1]]).end();
-        let injected = ended.calls.iter().any(|call| call.contains("(INJECTED)"));
-        if !injected {
-            assert_eq!(ended.code, Some(0), "{}", ended.text);
-            return problems;
-        }
-        let is = snapshot(&pod);
-        if ended.code == Some(0) {
-            let verified = vector.program(&pod, &["verify", vector.mesh]).backend("auto").run();
-            if verified.code != 0 {
-                problems.push(format!("call {nth} failed, exit 0: {verified}"));
-            }
-        } else {
-            for (part, lines) in &was {
-                let now = is.get(part).cloned().unwrap_or_default();
-                let differences = line_differences(&lines.join("\n"), &now.join("\n"));
-                if !differences.is_empty() {
-                    problems.push(format!("call {nth} failed, exit {:?}: {part}:\n{}", ended.code, differences.join("\n")));
-                }
-            }
-            problems.extend(is.keys().filter(|part| !was.contains_key(*part)).map(|part| format!("call {nth} failed: {part} is new")));
-            if ended.text.trim().is_empty() {
-                problems.push(format!("call {nth} failed, exit {:?}, and nothing is said", ended.code));
-            }
-        }
-    }
-    problems.push("a run that needs more than two hundred calls".to_owned());
-    problems
-}
-
-#[test]
-fn a_failed_call_leaves_everything_as_it_was() {
-    require_root!();
-    if !strace::strace_or_skip() {
-        return;
-    }
-    let everything = vector("tproxy-everything");
-    let (default, other) = (vector("dual-stack"), vector("dns-both"));
-    let native = natives().into_iter().find(|native: &Native| native.name == "tproxy").unwrap();
-    let clean = || everything.pod();
-    let from_iptables_nft = || {
-        let pod = original(&default);
-        add_foreign(&pod);
-        pod
-    };
-    let from_native = || {
-        let pod = default.pod();
-        native.load(&pod);
-        pod
-    };
-    let from_own = || {
-        let pod = other.pod();
-        default.program(&pod, &["apply", "istio"]).backend("nftables").run().expect(0);
-        pod.nft("add rule ip mesh-init ISTIO_REDIRECT tcp dport 1 counter return");
-        pod
-    };
-    let from_legacy = || {
-        let pod = other.pod();
-        default.program(&pod, &["apply", "istio"]).backend("legacy").run().expect(0);
-        pod
-    };
-    type Prepare<'a> = &'a (dyn Fn() -> Namespace + Sync);
-    let places: [(&str, Prepare<'_>, &Vector, &str); 6] = [
-        ("a clean pod", &clean, &everything, "nftables"),
-        ("iptables-nft's rules", &from_iptables_nft, &other, "nftables"),
-        ("Istio's own nft rules", &from_native, &default, "nftables"),
-        ("our own rules", &from_own, &other, "nftables"),
-        ("legacy rules", &from_legacy, &other, "nftables"),
-        ("our own rules, to the legacy filter", &from_own, &other, "legacy"),
-    ];
-    let cases: Vec<_> = places.into_iter().flat_map(|place| ["sendto,sendmsg", "recvfrom"].map(|calls| (place, calls))).collect();
-    check_all(
-        &cases,
-        |((name, _, _, backend), calls)| format!("{name}, {backend}, {calls}"),
-        |((_, prepare, after, backend), calls)| fail_each(*prepare, after, backend, calls),
-    );
 }

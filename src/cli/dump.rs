@@ -14,7 +14,7 @@ use crate::mesh::{self, Mesh, Plan};
 use crate::ruleset::native::native;
 use crate::ruleset::print::iptables::{self, Style};
 use crate::ruleset::print::json::{ForeignTableView, RulesetView};
-use crate::ruleset::print::nft;
+use crate::ruleset::print::nft_tables;
 use crate::ruleset::routing::PASSTHROUGH_V6;
 use crate::ruleset::{Family, NftTable, Routing, Ruleset};
 
@@ -67,7 +67,7 @@ fn read(given: &Given<'_>) -> Result<(Format, &'static [Family]), BadValue> {
 fn planned(plan: &Plan, format: Format) -> Result<String, Failure> {
     match format {
         Format::Iptables => Ok(text(&plan.rulesets)),
-        Format::Nft => Ok(nft::script(&plan.rulesets.iter().map(native).collect::<Vec<Ruleset>>())),
+        Format::Nft => Ok(nft_tables::script(&plan.rulesets.iter().map(native).collect::<Vec<Ruleset>>())),
         Format::Json => super::json(&Dump {
             subject: plan.mesh.as_str(),
             backends: None,
@@ -109,14 +109,14 @@ fn held(live: Live, format: Format, families: &[Family]) -> Result<String, Failu
         Format::Iptables => {
             let mut text: String = held.iter().map(in_iptables_words).collect();
             if !foreign.is_empty() {
-                text.push_str(&format!("# foreign nf_tables tables\n{}", commented(&nft::listing(&foreign))));
+                text.push_str(&format!("# foreign nf_tables tables\n{}", commented(&nft_tables::listing(&foreign))));
             }
             text
         }
         Format::Nft => {
             let legacy = held.iter().filter(|held| held.form == Form::Legacy);
             let legacy: String = legacy.map(|held| commented(&in_iptables_words(held))).collect();
-            format!("{legacy}{}{}", nft::listing(&ours), nft::listing(&foreign))
+            format!("{legacy}{}{}", nft_tables::listing(&ours), nft_tables::listing(&foreign))
         }
         Format::Json => super::json(&Dump {
             subject: "live",

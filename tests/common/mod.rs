@@ -11,6 +11,7 @@ pub(crate) mod matrix;
 pub(crate) mod namespace;
 pub(crate) mod native;
 pub(crate) mod nft;
+pub(crate) mod original;
 pub(crate) mod program;
 pub(crate) mod routing;
 pub(crate) mod saved;

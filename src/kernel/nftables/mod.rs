@@ -9,6 +9,7 @@ mod abi;
 mod batch;
 mod decode;
 mod encode;
+mod expressions;
 mod feature;
 mod plan;
 mod read;
@@ -23,7 +24,7 @@ mod view;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use self::batch::{Batch, BatchError, Complete};
 pub use self::encode::EncodeError;
@@ -156,7 +157,9 @@ impl Backend for Nftables {
                 }
                 Err(error) => return Err(WriteError::Failed(error)),
             };
-            let batch = self.batch(&snapshot, true, |batch| plan::write(batch, mesh, plans, &snapshot)).map_err(WriteError::Failed)?;
+            let mut dangling = Vec::new();
+            let fill = |batch: &mut Batch| plan::write(batch, mesh, plans, &snapshot, &mut dangling);
+            let batch = self.batch(&snapshot, true, fill).map_err(WriteError::Failed)?;
             let Some(batch) = batch else { return Ok(()) };
             let generation = snapshot.generation;
             self.journal.push(snapshot);
@@ -176,6 +179,9 @@ impl Backend for Nftables {
                     let now =
                         self.socket().and_then(read::generation).map_err(|error| WriteError::Failed(write_error(error, "the rules")))?;
                     if now != generation {
+                        for rule in &dangling {
+                            warn!("the foreign rule {rule} jumped to a chain that goes, and goes with it");
+                        }
                         return Ok(());
                     }
                     debug!("nf_tables answered, but its generation is the same");
@@ -202,7 +208,8 @@ impl Backend for Nftables {
             }
             Err(error) => return Err(WriteError::Failed(error)),
         };
-        let batch = self.batch(&snapshot, false, |batch| plan::write(batch, mesh, plans, &snapshot)).map_err(WriteError::Failed)?;
+        let batch = self.batch(&snapshot, false, |batch| plan::write(batch, mesh, plans, &snapshot, &mut Vec::new()));
+        let batch = batch.map_err(WriteError::Failed)?;
         let Some(batch) = batch else { return Ok(()) };
         match self.send(&batch).map_err(|error| WriteError::Failed(write_error(error, "the rules")))? {
             Sent::Committed | Sent::Outdated => Ok(()),

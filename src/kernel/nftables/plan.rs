@@ -8,6 +8,7 @@ use super::read::{Snapshot, TableData};
 use super::view::{self, ISTIO_TABLES};
 use crate::kernel::backend::{Form, Held};
 use crate::ruleset::layout::OWN_TABLE;
+use crate::ruleset::print::iptables;
 use crate::ruleset::{Counters, Mesh, Ownership, Ruleset, native};
 
 /// Adds to `batch` what makes the mesh's part of each planned family what its rule set says: the own table anew if it is
@@ -15,11 +16,19 @@ use crate::ruleset::{Counters, Mesh, Ownership, Ruleset, native};
 ///
 /// A table is replaced as a whole, since that sets everything right at once: flags, hooks, priorities and rules. Where
 /// there is none, nothing is deleted: the kernel waits for packets on their way before it frees what is deleted.
-pub(super) fn write(batch: &mut Batch, mesh: Mesh, plans: &[Ruleset], snapshot: &Snapshot) -> Result<(), BatchError> {
+///
+/// `dangling` gets the foreign rules that have to go because they jump to a chain that goes.
+pub(super) fn write(
+    batch: &mut Batch,
+    mesh: Mesh,
+    plans: &[Ruleset],
+    snapshot: &Snapshot,
+    dangling: &mut Vec<String>,
+) -> Result<(), BatchError> {
     for plan in plans {
         for held in view::held(snapshot, plan.family)? {
             if held.form == Form::IptablesNft {
-                remove_from_iptables(batch, mesh, &held, snapshot)?;
+                remove_from_iptables(batch, mesh, &held, snapshot, dangling)?;
             }
         }
     }
@@ -103,7 +112,13 @@ fn carry_counters(wanted: &mut Ruleset, held: &Ruleset) {
 
 /// Takes the mesh's rules and chains out of iptables-nft's tables; what is foreign stays, the table and its built-in
 /// chains too.
-fn remove_from_iptables(batch: &mut Batch, mesh: Mesh, held: &Held, snapshot: &Snapshot) -> Result<(), BatchError> {
+fn remove_from_iptables(
+    batch: &mut Batch,
+    mesh: Mesh,
+    held: &Held,
+    snapshot: &Snapshot,
+    dangling: &mut Vec<String>,
+) -> Result<(), BatchError> {
     let family = held.ruleset.family;
     let ownership = held.ownership(mesh, None);
     for table in &held.ruleset.tables {
@@ -117,9 +132,13 @@ fn remove_from_iptables(batch: &mut Batch, mesh: Mesh, held: &Held, snapshot: &S
                 continue;
             }
             for (index, source) in chain_data.rules.iter().enumerate() {
-                // Foreign rules that jump to a chain that goes, go with it: the kernel lets nothing else happen.
-                let leads_there = chain.rules.get(index).is_some_and(|rule| mesh.owns_target(rule));
-                if leads_there || ownership.owns_rule(table.name, chain, index) {
+                let is_owned = ownership.owns_rule(table.name, chain, index);
+                // The kernel deletes no chain that a rule jumps to.
+                let leads_there = chain.rules.get(index).filter(|rule| mesh.owns_target(rule));
+                if let Some(rule) = leads_there.filter(|_| !is_owned) {
+                    dangling.push(format!("{family} {} {}", table.name, iptables::command(chain, index, rule, family)));
+                }
+                if is_owned || leads_there.is_some() {
                     batch.delete_rule(data, chain_data, source)?;
                 }
             }

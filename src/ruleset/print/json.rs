@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{iptables, nft};
+use super::{iptables, nft_tables};
 use crate::ruleset::{Chain, Condition, Counters, Match, NftTable, Opaque, Ownership, Ruleset, Table, TableName, Target};
 
 /// A rule set, ready to be serialized.
@@ -122,7 +122,7 @@ impl ForeignTableView {
         let chains = table.chains.iter().map(|chain| ForeignChainView {
             chain: chain.name.clone(),
             base: chain.base.clone(),
-            rules: chain.rules.iter().map(|rule| nft::of_table(table, rule)).collect(),
+            rules: chain.rules.iter().map(|rule| nft_tables::of_table(table, rule)).collect(),
         });
         ForeignTableView { family: table.family, table: table.name.clone(), dormant: table.dormant, chains: chains.collect() }
     }

@@ -3,3 +3,4 @@
 pub mod iptables;
 pub mod json;
 pub mod nft;
+pub mod nft_tables;

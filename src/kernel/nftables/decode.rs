@@ -556,7 +556,9 @@ fn mark_set(loaded: &Loaded) -> Option<MarkMask> {
 }
 
 /// Name, revision and data of an xtables extension.
-fn xtables<'a>(expression: &Expression<'a>) -> Result<Option<(&'a str, u8, &'a [u8])>, Malformed> {
+type Extension<'a> = (&'a str, u8, &'a [u8]);
+
+fn xtables<'a>(expression: &Expression<'a>) -> Result<Option<Extension<'a>>, Malformed> {
     let name = expression.data.find(compat::NAME)?.map(|name| name.text()).transpose()?;
     let revision = expression.number(compat::REVISION)?.and_then(|revision| u8::try_from(revision).ok());
     let data = expression.data.find(compat::INFO)?.map(|info| info.value);

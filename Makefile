@@ -33,6 +33,7 @@ test: ## Run all tests (those that need root ask sudo for it)
 	@tests/setup.sh test
 	$(CARGO) build --release --locked
 	$(RUNNER) $(CARGO) test --locked
+	$(RUNNER) $(CARGO) test --locked --features iptables-command --lib --test command
 
 bench: ## Measure it beside iptables-restore
 	@tests/setup.sh bench

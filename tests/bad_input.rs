@@ -258,6 +258,8 @@ fn our_own_options_refuse_bad_values() {
         (vec!["apply", "consul"], vec!["consul", "istio", "linkerd"], &[2]),
         (vec!["remove", "consul"], vec!["consul"], &[2]),
         (apply(&["--backend", "ebtables"]), vec!["--backend", "ebtables", "legacy"], &[2]),
+        #[cfg(not(feature = "iptables-command"))]
+        (apply(&["--backend", "iptables"]), vec!["--backend", "iptables", "not in this build", "iptables-command"], &[2]),
         (apply(&["--deadline", "soon"]), vec!["--deadline", "soon"], &[2]),
         (apply(&["--log-format", "xml"]), vec!["--log-format", "xml", "json"], &[2]),
         (apply(&["--log-level", "loud"]), vec!["--log-level", "loud"], &[2]),

@@ -3,6 +3,8 @@
 use std::fmt;
 
 use crate::host::{self, capability, user_namespace::ForeignNamespace};
+#[cfg(feature = "iptables-command")]
+use crate::kernel::command::Reason;
 use crate::kernel::route::RouteError;
 use crate::kernel::{self, Cause, NftCause};
 use crate::mesh;
@@ -106,6 +108,12 @@ fn code_of(error: &kernel::Error) -> Code {
             (Code::NoFilter, code) | (code, Code::NoFilter) => code,
             _ => Code::NoFeature,
         },
+        #[cfg(feature = "iptables-command")]
+        kernel::Error::Program(program) => match program.reason() {
+            Reason::NoFilter => Code::NoFilter,
+            Reason::Locked => Code::Contended,
+            _ => Code::Failed,
+        },
         kernel::Error::Contended { .. } | kernel::Error::NftablesContended | kernel::Error::NotHeld { .. } => Code::Contended,
         _ => Code::Failed,
     }
@@ -116,6 +124,14 @@ fn denied(error: &kernel::Error) -> Failure {
     if let Err(missing) = capability::raise_net_admin() {
         let Failure { code, message } = missing.into();
         return Failure::new(code, format!("{error}: {message}"), None);
+    }
+    #[cfg(feature = "iptables-command")]
+    if matches!(error.root(), kernel::Error::Program(program) if program.reason() == Reason::DeniedLegacy) && !capability::has_net_raw() {
+        return Failure::new(
+            Code::NoCapability,
+            format!("{error}: iptables-legacy needs CAP_NET_RAW besides, which is missing"),
+            Some("add NET_RAW to securityContext.capabilities.add, or use --backend legacy, which needs NET_ADMIN alone".to_owned()),
+        );
     }
     match ForeignNamespace::find_out() {
         Some(foreign) => Failure::new(Code::UserNamespace, format!("{error}: {foreign}"), Some(foreign.hint().to_owned())),

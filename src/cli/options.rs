@@ -18,9 +18,17 @@ const fn option(long: &'static str, kind: Kind, env: &'static [&'static str], de
     Flag { long, short: None, kind, env, default, help }
 }
 
+/// Whether the distribution's programs can be asked for.
+pub(super) const HAS_PROGRAMS: bool = cfg!(feature = "iptables-command");
+
+const BACKEND_HELP: &str = match HAS_PROGRAMS {
+    true => "The packet filter: auto, nftables or legacy; iptables: through the distribution's programs",
+    false => "The packet filter: auto, nftables or legacy",
+};
+
 /// The options that work on a kernel, or stand in for one.
 pub(super) const OPTIONS: &[Flag] = &[
-    option("backend", Kind::Value, &["MESH_INIT_BACKEND"], "auto", "The packet filter: auto, nftables or legacy"),
+    option("backend", Kind::Value, &["MESH_INIT_BACKEND"], "auto", BACKEND_HELP),
     option("log-format", Kind::Value, &["MESH_INIT_LOG_FORMAT"], "plain", "The form of log lines: plain or json"),
     option("log-level", Kind::Value, &["MESH_INIT_LOG_LEVEL"], "info", "How much is logged: error, warn, info or debug"),
     option("deadline", Kind::Value, &["MESH_INIT_DEADLINE"], "30s", "How long to try against other programs' writing"),
@@ -58,6 +66,8 @@ impl Common {
                 "auto" => Ok(None),
                 "nftables" => Ok(Some(BackendName::Nftables)),
                 "legacy" => Ok(Some(BackendName::Legacy)),
+                "iptables" if HAS_PROGRAMS => Ok(Some(BackendName::Iptables)),
+                "iptables" => Err("is not in this build of mesh-init (cargo feature iptables-command)".to_owned()),
                 _ => Err("is not a backend (auto, nftables or legacy)".to_owned()),
             })?,
             log_format: said(&given.get("log-format"), |text| match text {
@@ -80,13 +90,10 @@ impl Common {
         })
     }
 
-    /// Which backend is wanted, where the mesh's own flags prefer `preference`: a backend and the name of the flag.
-    pub(super) fn choice(&self, preference: Option<(BackendName, &'static str)>) -> Choice {
-        match (self.backend, preference) {
-            (Some(backend), _) => Choice::firmly(backend, "--backend"),
-            (None, Some((backend, flag))) => Choice::preferably(backend, flag),
-            (None, None) => Choice::default(),
-        }
+    /// Which backend is wanted, where the mesh's own flags ask for `flags`. By which programs is theirs to say.
+    pub(super) fn choice(&self, flags: Option<Choice>) -> Choice {
+        let flags = flags.unwrap_or_default();
+        self.backend.map_or(flags, |backend| Choice { programs: flags.programs, ..Choice::firmly(backend, "--backend") })
     }
 
     /// When to stop trying, counted from now.

@@ -4,12 +4,12 @@ use clap::ArgMatches;
 use tracing::{debug, info, warn};
 
 use super::failure::Failure;
-use super::options::Common;
+use super::options::{Common, HAS_PROGRAMS};
 use super::{flags, help};
 use crate::host::{Surroundings, capability, namespace};
 use crate::kernel::legacy::Legacy;
 use crate::kernel::nftables::Nftables;
-use crate::kernel::{self, BackendName, Choice, Kernel, Settled, Wanted};
+use crate::kernel::{self, Backend, BackendName, Choice, Kernel, Programs, Settled, Wanted};
 use crate::mesh::{self, IptablesMode, Mesh, Needs, Plan, istio, linkerd};
 use crate::ruleset::Ruleset;
 
@@ -37,18 +37,25 @@ impl MeshOptions {
         })
     }
 
-    /// The backend that the flags prefer, and the flag that says so.
-    pub(super) fn preference(&self) -> Option<(BackendName, &'static str)> {
+    /// The backend that the flags ask for: one that they prefer, or programs of the distribution and nothing else.
+    pub(super) fn preference(&self) -> Option<Choice> {
         let (mode, flag) = match self {
-            MeshOptions::Istio(options) if options.native_nftables => (IptablesMode::Nft, "--native-nftables"),
+            MeshOptions::Istio(options) if options.native_nftables => {
+                return Some(Choice::preferably(BackendName::Nftables, "--native-nftables"));
+            }
             MeshOptions::Istio(options) => (options.force_iptables_binary?, "--force-iptables-binary"),
             MeshOptions::Linkerd(options) => (options.iptables_mode?, "--iptables-mode or --firewall-bin-path"),
         };
-        match mode {
-            IptablesMode::Legacy => Some((BackendName::Legacy, flag)),
-            IptablesMode::Nft => Some((BackendName::Nftables, flag)),
-            IptablesMode::Plain => None,
-        }
+        let (backend, programs) = match mode {
+            IptablesMode::Legacy => (BackendName::Legacy, Programs::Legacy),
+            IptablesMode::Nft => (BackendName::Nftables, Programs::Nft),
+            IptablesMode::Plain => return None,
+        };
+        let choice = match self {
+            MeshOptions::Istio(_) if HAS_PROGRAMS => Choice::firmly(BackendName::Iptables, flag),
+            _ => Choice::preferably(backend, flag),
+        };
+        Some(Choice { programs, ..choice })
     }
 
     fn needs(&self) -> Needs {
@@ -92,12 +99,22 @@ pub(super) fn plan(options: &MeshOptions, common: &Common, kernel: Option<&mut K
     Ok((plan, surroundings))
 }
 
-/// The kernel, with CAP_NET_ADMIN as the only capability left.
+/// The kernel, with CAP_NET_ADMIN as the only capability left, but for what programs need that are to be started.
 pub(super) fn open_kernel(common: &Common, choice: Choice) -> Result<Kernel, Failure> {
     capability::raise_net_admin()?;
-    capability::give_up_all_but_net_admin()?;
     let deadline = common.deadline();
-    Ok(Kernel::new(vec![Box::new(Nftables::new(deadline)), Box::new(Legacy::default())], choice, deadline)?)
+    let mut backends: Vec<Box<dyn Backend>> = Vec::new();
+    match choice.only() {
+        #[cfg(feature = "iptables-command")]
+        Some(BackendName::Iptables) => {
+            capability::give_up_all_but_those_for_iptables()?;
+            backends.push(Box::new(kernel::command::IptablesCommand::new(choice.programs, deadline)));
+        }
+        _ => capability::give_up_all_but_net_admin()?,
+    }
+    backends.push(Box::new(Nftables::new(deadline)));
+    backends.push(Box::new(Legacy::default()));
+    Ok(Kernel::new(backends, choice, deadline)?)
 }
 
 /// Gives up what is left of the privileges: the kernel is not asked again.

@@ -33,18 +33,44 @@ pub fn raise_net_admin() -> Result<(), Error> {
 
 /// Gives up every capability but CAP_NET_ADMIN, which stays in the sets that have it.
 pub fn give_up_all_but_net_admin() -> Result<(), Error> {
-    keep_only(Some(Capability::CAP_NET_ADMIN))
+    keep_only(&[Capability::CAP_NET_ADMIN])
+}
+
+/// What iptables needs: the legacy one opens a raw socket.
+#[cfg(feature = "iptables-command")]
+const FOR_IPTABLES: [Capability; 2] = [Capability::CAP_NET_ADMIN, Capability::CAP_NET_RAW];
+
+/// Gives up every capability but those that iptables needs, and passes these on to the programs that are started, whoever
+/// the user is.
+#[cfg(feature = "iptables-command")]
+pub fn give_up_all_but_those_for_iptables() -> Result<(), Error> {
+    keep_only(&FOR_IPTABLES)?;
+    for capability in FOR_IPTABLES {
+        // Root's programs get what is permitted to us without this; kernels before 4.3 know no other way.
+        let passed_on = caps::raise(None, CapSet::Inheritable, capability).and_then(|()| caps::raise(None, CapSet::Ambient, capability));
+        if let Err(error) = passed_on {
+            debug!("{capability} is not passed on: {error}");
+        }
+    }
+    Ok(())
+}
+
+/// Whether CAP_NET_RAW is permitted.
+#[cfg(feature = "iptables-command")]
+#[doc(alias = "CAP_NET_RAW")]
+pub fn has_net_raw() -> bool {
+    caps::has_cap(None, CapSet::Permitted, Capability::CAP_NET_RAW).unwrap_or(false)
 }
 
 /// Gives up every capability.
 pub fn give_up_everything() -> Result<(), Error> {
-    keep_only(None)
+    keep_only(&[])
 }
 
-fn keep_only(kept: Option<Capability>) -> Result<(), Error> {
+fn keep_only(kept: &[Capability]) -> Result<(), Error> {
     const DOING: &str = "give up capabilities";
-    // The bounding set says what a program that we start could get. We start none; and from here on, a started program
-    // gets nothing that we do not have, whatever the set says. Shrinking it would take CAP_SETPCAP.
+    // The bounding set says what a program that we start could get. From here on a started program gets nothing that we
+    // do not have, whatever the set says. Shrinking it would take CAP_SETPCAP.
     if let Err(errno) = nix::sys::prctl::set_no_new_privs() {
         debug!("no_new_privs cannot be set: {errno}");
     }
@@ -52,10 +78,10 @@ fn keep_only(kept: Option<Capability>) -> Result<(), Error> {
     // set follows the permitted and the inheritable one by itself.
     for set in [CapSet::Effective, CapSet::Permitted, CapSet::Inheritable] {
         let mut rest = CapsHashSet::new();
-        if let Some(capability) = kept
-            && caps::has_cap(None, set, capability).map_err(failed(DOING))?
-        {
-            rest.insert(capability);
+        for capability in kept {
+            if caps::has_cap(None, set, *capability).map_err(failed(DOING))? {
+                rest.insert(*capability);
+            }
         }
         caps::set(None, set, &rest).map_err(failed(DOING))?;
     }

@@ -12,10 +12,12 @@ pub enum BackendName {
     Nftables,
     /// The legacy packet filter.
     Legacy,
+    /// The distribution's iptables programs, whichever packet filter they write to (cargo feature `iptables-command`).
+    Iptables,
 }
 
 impl BackendName {
-    /// Every backend, the first to be tried first.
+    /// Every backend that is tried without being asked for, the first to be tried first.
     pub const ALL: [BackendName; 2] = [BackendName::Nftables, BackendName::Legacy];
 
     /// The name on the command line.
@@ -23,15 +25,16 @@ impl BackendName {
         match self {
             BackendName::Nftables => "nftables",
             BackendName::Legacy => "legacy",
+            BackendName::Iptables => "iptables",
         }
     }
 
-    /// The other one.
+    /// The other one to be tried.
     #[must_use]
     pub const fn other(self) -> BackendName {
         match self {
             BackendName::Nftables => BackendName::Legacy,
-            BackendName::Legacy => BackendName::Nftables,
+            BackendName::Legacy | BackendName::Iptables => BackendName::Nftables,
         }
     }
 }
@@ -56,19 +59,11 @@ pub enum Form {
 }
 
 impl Form {
-    /// The backend whose packet filter it is.
+    /// The native backend whose packet filter it is.
     pub const fn backend(self) -> BackendName {
         match self {
             Form::Legacy => BackendName::Legacy,
             Form::MeshInit | Form::IptablesNft | Form::IstioNft => BackendName::Nftables,
-        }
-    }
-
-    /// The form in which a backend writes.
-    pub const fn of(backend: BackendName) -> Form {
-        match backend {
-            BackendName::Nftables => Form::MeshInit,
-            BackendName::Legacy => Form::Legacy,
         }
     }
 
@@ -195,18 +190,28 @@ pub trait Backend {
     /// Which one.
     fn name(&self) -> BackendName;
 
+    /// The form in which it writes a family's rules.
+    fn form(&mut self, family: Family) -> Result<Form, Error>;
+
     /// Reads what there is of a mesh's rules, in each form that there is any of, foreign rules of the same tables
     /// included: of one family, the tables that are there, and those `needed` besides. A needed table that the kernel does
     /// not have is an error.
     fn read(&mut self, family: Family, needed: &[TableName], look: Look) -> Result<Vec<Held>, Error>;
 
     /// Makes the mesh's part of each family that `plans` names what the rule set there says; one without tables takes
-    /// the part out, in whatever form it is. Foreign rules and all counters stay. What adds capture is written before what
-    /// takes it away. `held` is what [`Backend::read`] answered a moment ago: it tells what may have to be written, and is
-    /// not relied on for more.
+    /// the part out. It is taken out of every other form as well, but for those that are `staying`: another backend has
+    /// written there. Foreign rules and all counters stay. What adds capture is written before what takes it away. `held` is
+    /// what [`Backend::read`] answered a moment ago: it tells what may have to be written, and is not relied on for more.
     ///
     /// After an error, and after success too, [`Backend::undo`] puts everything back.
-    fn write(&mut self, mesh: Mesh, plans: &[Ruleset], held: &[Held], deadline: Instant) -> Result<(), WriteError>;
+    fn write(
+        &mut self,
+        mesh: Mesh,
+        plans: &[Ruleset],
+        held: &[Held],
+        staying: &[(Family, Form)],
+        deadline: Instant,
+    ) -> Result<(), WriteError>;
 
     /// Whether the kernel would take these plans, without anything being changed but what it makes when it is asked.
     fn rehearse(&mut self, mesh: Mesh, plans: &[Ruleset]) -> Result<(), WriteError>;

@@ -7,6 +7,18 @@ use super::backend::BackendName;
 use super::error::Error;
 use crate::ruleset::Family;
 
+/// Which of the distribution's iptables programs, where they are what is wanted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Programs {
+    /// `iptables`, whichever that is.
+    #[default]
+    Plain,
+    /// `iptables-legacy`.
+    Legacy,
+    /// `iptables-nft`.
+    Nft,
+}
+
 /// What the user wants.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Choice {
@@ -16,17 +28,19 @@ pub struct Choice {
     pub firm: bool,
     /// Who asks: the name of an option.
     pub asked_by: &'static str,
+    /// By which programs, if by any.
+    pub programs: Programs,
 }
 
 impl Choice {
     /// No other backend than this.
     pub fn firmly(backend: BackendName, asked_by: &'static str) -> Choice {
-        Choice { wish: Some(backend), firm: true, asked_by }
+        Choice { wish: Some(backend), firm: true, asked_by, programs: Programs::Plain }
     }
 
     /// This backend, if the kernel has it.
     pub fn preferably(backend: BackendName, asked_by: &'static str) -> Choice {
-        Choice { wish: Some(backend), firm: false, asked_by }
+        Choice { wish: Some(backend), firm: false, asked_by, programs: Programs::Plain }
     }
 
     /// The backend without which nothing is done.
@@ -118,6 +132,9 @@ impl Trial {
             let at = self.refusals.iter().position(|(by, of, _)| (*by, *of) == (backend, family))?;
             Some(Box::new(self.refusals.swap_remove(at).2))
         };
+        if let Some(only) = take(BackendName::Iptables) {
+            return *only;
+        }
         match (take(BackendName::Nftables), take(BackendName::Legacy)) {
             (Some(nftables), Some(legacy)) => Error::Neither { family, nftables, legacy },
             (Some(only), None) | (None, Some(only)) => *only,

@@ -4,6 +4,8 @@ use std::fmt;
 
 use nix::errno::Errno;
 
+#[cfg(feature = "iptables-command")]
+use super::command::Reason;
 use super::legacy::{EncodeError, Feature, LayoutError};
 use super::netlink::NetlinkError;
 use super::nftables;
@@ -87,6 +89,13 @@ pub enum Error {
     /// A rule that has no legacy form.
     #[error(transparent)]
     Encode(#[from] EncodeError),
+    /// A program of the distribution failed.
+    #[cfg(feature = "iptables-command")]
+    #[error(transparent)]
+    Program(#[from] super::command::ProgramError),
+    /// A backend that is asked for, and that this build does not have.
+    #[error("this build of mesh-init has no backend {0}")]
+    NoBackend(super::backend::BackendName),
     /// Something about addresses, policy rules or routes.
     #[error(transparent)]
     Route(#[from] super::route::RouteError),
@@ -191,8 +200,11 @@ impl Error {
                 Some("find the program that changes the rules, or give more time with --deadline".to_owned())
             }
             Error::NotUndone { cause, .. } => cause.hint(),
+            #[cfg(feature = "iptables-command")]
+            Error::Program(program) => program.hint().map(str::to_owned),
             // The texts of routing errors hold the remedy.
             Error::Layout(_) | Error::Encode(_) | Error::Route(_) | Error::NftablesMalformed(_) | Error::NftablesEncode(_) => None,
+            Error::NoBackend(_) => None,
         }
     }
 
@@ -210,6 +222,8 @@ impl Error {
             Error::Table { cause, .. } => matches!(cause, Cause::NoFamily | Cause::NoFilter | Cause::NoTable),
             Error::Nftables { cause, .. } => matches!(cause, NftCause::Absent(_)),
             Error::Neither { nftables, legacy, .. } => nftables.is_filter_absent() && legacy.is_filter_absent(),
+            #[cfg(feature = "iptables-command")]
+            Error::Program(program) => program.refused_family().is_some(),
             _ => false,
         }
     }
@@ -226,6 +240,8 @@ impl Error {
                 Some(*family).filter(|_| refused)
             }
             Error::Nftables { family, cause: NftCause::Absent(_) | NftCause::Missing { .. }, .. } => *family,
+            #[cfg(feature = "iptables-command")]
+            Error::Program(program) => program.refused_family(),
             _ => None,
         }
     }
@@ -236,6 +252,8 @@ impl Error {
             Error::Table { cause, .. } => *cause == Cause::Denied,
             Error::Nftables { cause, .. } => *cause == NftCause::Denied,
             Error::Route(route) => route.errno() == Some(Errno::EPERM),
+            #[cfg(feature = "iptables-command")]
+            Error::Program(program) => matches!(program.reason(), Reason::Denied | Reason::DeniedLegacy),
             _ => false,
         }
     }

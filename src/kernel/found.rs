@@ -1,7 +1,6 @@
 //! What the kernel holds, compared with what is wanted.
 
 use super::backend::{BackendName, Form, Held};
-use super::choice::Assignment;
 use super::route::{RoutingDrift, Stale};
 use super::wanted::{Drift, Wanted};
 use crate::ruleset::{Family, Mesh, Ruleset};
@@ -44,12 +43,12 @@ impl Found {
         self.routing.is_empty() && self.stale == Stale::default()
     }
 
-    /// Whether everything is where `assignment` says, and nowhere else.
-    pub(super) fn is_as_wanted(&self, wanted: &Wanted, assignment: &Assignment) -> bool {
+    /// Whether everything is in the form that `targets` has for its family, and nowhere else.
+    pub(super) fn is_as_wanted(&self, wanted: &Wanted, targets: &[(Family, Form)]) -> bool {
         let mesh = wanted.mesh;
         self.routing_is_as_wanted()
             && wanted.rulesets.iter().all(|plan| {
-                let target = assignment.of(plan.family).filter(|_| !plan.tables.is_empty()).map(Form::of);
+                let target = form_of(targets, plan.family).filter(|_| !plan.tables.is_empty());
                 let is_target = |held: &&Held| Some(held.form) == target;
                 target.is_none_or(|target| match self.held_in(target, plan.family) {
                     Some(held) => held.agrees(mesh, plan),
@@ -63,16 +62,17 @@ impl Found {
     }
 
     /// The form in which each planned family is compared: that of `firm`, or the one that holds the plan, or any that holds
-    /// something, or that of `usual`.
-    pub(super) fn compared_in(&self, wanted: &Wanted, firm: Option<BackendName>, usual: BackendName) -> Vec<(Family, Form)> {
+    /// something, or that in `usual`.
+    pub(super) fn compared_in(&self, wanted: &Wanted, firm: Option<BackendName>, usual: &[(Family, Form)]) -> Vec<(Family, Form)> {
         let form = |plan: &Ruleset| {
+            let usual = form_of(usual, plan.family).unwrap_or(Form::MeshInit);
             let mut there = self.of(wanted.mesh, plan.family);
             match firm {
-                Some(firm) => there.find(|held| held.form.backend() == firm).map_or(Form::of(firm), |held| held.form),
+                Some(firm) => there.find(|held| held.form.backend() == firm).map_or(usual, |held| held.form),
                 None => {
                     let all: Vec<&Held> = there.collect();
                     let right = all.iter().find(|held| held.agrees(wanted.mesh, plan));
-                    right.or(all.first()).map_or(Form::of(usual), |held| held.form)
+                    right.or(all.first()).map_or(usual, |held| held.form)
                 }
             }
         };
@@ -86,7 +86,7 @@ impl Found {
         // Istio's own tables are for both families at once.
         let for_both = compared.iter().any(|(_, form)| *form == Form::IstioNft);
         for plan in &wanted.rulesets {
-            let form = compared.iter().find(|(family, _)| *family == plan.family).map(|(_, form)| *form);
+            let form = form_of(compared, plan.family);
             if let Some(form) = form {
                 let nothing = Held::new(form, plan.family);
                 let held = self.held_in(form, plan.family).unwrap_or(&nothing);
@@ -106,6 +106,11 @@ impl Found {
         drift.extend(self.stale.policies().into_iter().map(Drift::ExtraPolicy));
         drift
     }
+}
+
+/// What `forms` has for `family`.
+pub(super) fn form_of(forms: &[(Family, Form)], family: Family) -> Option<Form> {
+    forms.iter().find(|(known, _)| *known == family).map(|(_, form)| *form)
 }
 
 /// The forms in which `mesh` has rules, each once.

@@ -8,7 +8,7 @@ use tracing::{debug, info, warn};
 use super::backend::{Backend, BackendName, Form, Held, Look, WriteError};
 use super::choice::{Assignment, Choice, Next, Trial};
 use super::error::Error;
-use super::found::{Found, stays_with};
+use super::found::{Found, form_of, stays_with};
 use super::netlink::Socket;
 use super::route::{self, Ipv6State, OUR_PROTOCOL, RouteError, Stale};
 use super::signals::hold_signals;
@@ -31,6 +31,8 @@ pub struct Settled {
     pub families: Vec<(Family, Form)>,
     /// Why this backend, in words.
     pub why: String,
+    /// The only backend that was to be used.
+    pub only: Option<BackendName>,
     /// What the user should know, a sentence each: a family that was left out, a packet filter that could not be looked at.
     pub warnings: Vec<String>,
 }
@@ -38,7 +40,8 @@ pub struct Settled {
 impl Settled {
     /// The backends, each once: `nftables`, or `legacy (IPv4) and nftables (IPv6)`.
     pub fn backends(&self) -> String {
-        let mut names: Vec<&str> = self.families.iter().map(|(_, form)| form.backend().as_str()).collect();
+        let backend = |form: Form| self.only.unwrap_or(form.backend());
+        let mut names: Vec<&str> = self.families.iter().map(|(_, form)| backend(*form).as_str()).collect();
         names.dedup();
         match names.as_slice() {
             [] => "none".to_owned(),
@@ -53,7 +56,7 @@ impl Settled {
 
 /// The kernel, as far as a mesh's rules go.
 pub struct Kernel {
-    /// nf_tables, then the legacy packet filter.
+    /// The distribution's programs, if they are to be used; nf_tables; the legacy packet filter.
     backends: Vec<Box<dyn Backend>>,
     choice: Choice,
     route: Socket,
@@ -72,6 +75,9 @@ enum Attempt {
     Refused(BackendName, Vec<(Family, Error)>),
     Failed(Error),
 }
+
+/// Where a family's rules go: by which backend, and in which form.
+type Place<'a> = (&'a Assignment, &'a [(Family, Form)]);
 
 impl From<RouteError> for Attempt {
     fn from(error: RouteError) -> Attempt {
@@ -104,7 +110,7 @@ impl Kernel {
     /// How the kernel differs from what is wanted, which is fitted to what the kernel has: IPv6 is left out where there is
     /// none to speak of.
     pub fn check(&mut self, wanted: &mut Wanted) -> Result<(Vec<Drift>, Settled), Error> {
-        let mut settled = Settled::default();
+        let mut settled = Settled { only: self.choice.only(), ..Settled::default() };
         self.leave_out_absent_ipv6(wanted, &mut settled);
         let mut found = self.look(wanted, Look::Everything, &[], None)?;
         let absent: Vec<Ruleset> = wanted.planned().filter(|plan| !found.has_any(wanted.mesh, plan.family)).cloned().collect();
@@ -115,7 +121,8 @@ impl Kernel {
         }
         warn_of_guards(wanted, &found.held);
         let usual = self.order(&found, wanted.mesh).first().copied().unwrap_or(BackendName::Nftables);
-        settled.families = found.compared_in(wanted, self.choice.only(), usual);
+        let families: Vec<(Family, BackendName)> = wanted.planned().map(|plan| (plan.family, usual)).collect();
+        settled.families = found.compared_in(wanted, self.choice.only(), &self.targets(&families)?);
         settled.why = self.why(&found, wanted.mesh);
         settled.warnings.extend(self.notes());
         Ok((found.drift(wanted, &settled.families), settled))
@@ -124,7 +131,7 @@ impl Kernel {
     /// Brings about what is wanted, but for IPv6 where there is none to speak of. On an error everything is as it was
     /// before.
     pub fn install(&mut self, wanted: &mut Wanted) -> Result<(Outcome, Settled), Error> {
-        let mut settled = Settled::default();
+        let mut settled = Settled { only: self.choice.only(), ..Settled::default() };
         self.leave_out_absent_ipv6(wanted, &mut settled);
         let look = if wanted.removal || self.choice.only() == Some(BackendName::Legacy) { Look::Everything } else { Look::Listed };
         let first = self.look(wanted, look, &[], None)?;
@@ -149,16 +156,17 @@ impl Kernel {
                     }
                 },
             };
+            let targets = self.targets(assignment.families())?;
             // What the legacy packet filter is to hold, it may be asked for.
-            let look = if assignment.uses(BackendName::Legacy) { Look::Everything } else { look };
+            let look = if targets.iter().any(|(_, form)| *form == Form::Legacy) { Look::Everything } else { look };
             let found = match first.take().filter(|_| look == Look::Listed || wanted.removal) {
                 Some(found) => found,
                 None => self.look(wanted, look, &[], None)?,
             };
-            let outcome = if found.is_as_wanted(wanted, &assignment) {
+            let outcome = if found.is_as_wanted(wanted, &targets) {
                 Outcome::AlreadyInPlace
             } else {
-                match self.attempt(wanted, &assignment, look, found) {
+                match self.attempt(wanted, (&assignment, &targets), look, found) {
                     Ok(()) => Outcome::Changed,
                     Err(Attempt::Failed(error)) => return Err(error),
                     Err(Attempt::Refused(backend, refusals)) => {
@@ -170,7 +178,7 @@ impl Kernel {
                     }
                 }
             };
-            settled.families = assignment.families().iter().map(|(family, backend)| (*family, Form::of(*backend))).collect();
+            settled.families = targets;
             let refusal = BackendName::ALL.into_iter().find_map(|backend| trial.reason(backend));
             if let (Some(refusal), Some(wish)) = (refusal, self.choice.wish.filter(|wish| !assignment.uses(*wish))) {
                 settled.warnings.push(format!("{} asks for {wish}, which this kernel cannot do: {refusal}", self.choice.asked_by));
@@ -181,11 +189,20 @@ impl Kernel {
         }
     }
 
-    /// Writes what is wanted where `assignment` says, or puts everything back.
-    fn attempt(&mut self, wanted: &Wanted, assignment: &Assignment, look: Look, found: Found) -> Result<(), Attempt> {
+    /// The form in which each family's rules will be, if the backend writes them.
+    fn targets(&mut self, families: &[(Family, BackendName)]) -> Result<Vec<(Family, Form)>, Error> {
+        let form = |(family, name): &(Family, BackendName)| {
+            let backend = self.backends.iter_mut().find(|backend| backend.name() == *name);
+            Ok((*family, backend.ok_or(Error::NoBackend(*name))?.form(*family)?))
+        };
+        families.iter().map(form).collect()
+    }
+
+    /// Writes what is wanted where `place` says, by backend and by form, or puts everything back.
+    fn attempt(&mut self, wanted: &Wanted, place: Place<'_>, look: Look, found: Found) -> Result<(), Attempt> {
         let _signals = hold_signals();
         let mut journal = route::Journal::new();
-        match self.converge(wanted, assignment, look, found, &mut journal) {
+        match self.converge(wanted, place, look, found, &mut journal) {
             Ok(()) => {
                 for backend in &mut self.backends {
                     backend.commit();
@@ -207,7 +224,7 @@ impl Kernel {
     fn converge(
         &mut self,
         wanted: &Wanted,
-        assignment: &Assignment,
+        (assignment, targets): Place<'_>,
         look: Look,
         mut found: Found,
         journal: &mut route::Journal,
@@ -215,20 +232,18 @@ impl Kernel {
         let mut pause = FIRST_PAUSE;
         loop {
             route::ensure(&mut self.route, &wanted.routing, journal)?;
-            self.write(wanted, assignment, &found)?;
+            self.write(wanted, (assignment, targets), &found)?;
             route::remove(&mut self.route, &found.stale, journal)?;
             let needed: Vec<(Family, TableName)> = wanted
                 .planned()
-                .filter(|plan| assignment.of(plan.family) == Some(BackendName::Legacy))
+                .filter(|plan| form_of(targets, plan.family) == Some(Form::Legacy))
                 .flat_map(|plan| plan.tables.iter().map(|table| (plan.family, table.name)))
                 .collect();
             found = self.look(wanted, look, &needed, Some(found.searched))?;
-            if found.is_as_wanted(wanted, assignment) {
+            if found.is_as_wanted(wanted, targets) {
                 return Ok(());
             }
-            let compared: Vec<(Family, Form)> =
-                assignment.families().iter().map(|(family, backend)| (*family, Form::of(*backend))).collect();
-            let drift = found.drift(wanted, &compared);
+            let drift = found.drift(wanted, targets);
             let first = drift.first().map(ToString::to_string).unwrap_or_default();
             debug!("the kernel does not hold what was written: {first}");
             if Instant::now() >= self.deadline {
@@ -240,9 +255,9 @@ impl Kernel {
         }
     }
 
-    /// Writes once: what the legacy packet filter is to hold; then all of nf_tables in one step; then the legacy packet
-    /// filter gives up what nf_tables has now. So there is capture at every moment.
-    fn write(&mut self, wanted: &Wanted, assignment: &Assignment, found: &Found) -> Result<(), Attempt> {
+    /// Writes once: what the distribution's programs or the legacy packet filter are to hold; then all of nf_tables in one
+    /// step; then the legacy packet filter gives up what others have now. So there is capture at every moment.
+    fn write(&mut self, wanted: &Wanted, (assignment, targets): Place<'_>, found: &Found) -> Result<(), Attempt> {
         let plans_for = |backend: BackendName| -> Vec<Ruleset> {
             let plan = |plan: &Ruleset| match assignment.of(plan.family) == Some(backend) {
                 true => plan.clone(),
@@ -259,7 +274,12 @@ impl Kernel {
         let given_up: Vec<Ruleset> = given_up.into_iter().filter(legacy_has).collect();
         let in_nftables = plans_for(BackendName::Nftables);
         let nftables_matters = assignment.uses(BackendName::Nftables) || found.is_in(wanted.mesh, BackendName::Nftables);
+        // Where they are wanted they take out what goes, too.
+        let by_programs = self.choice.only() == Some(BackendName::Iptables);
+        // What those have written is not in the native backends' own form.
+        let staying = if by_programs { targets } else { &[] };
         let steps = [
+            (BackendName::Iptables, plans_for(BackendName::Iptables), by_programs),
             (BackendName::Legacy, kept, true),
             (BackendName::Nftables, in_nftables, nftables_matters),
             (BackendName::Legacy, given_up, true),
@@ -267,7 +287,7 @@ impl Kernel {
         for (name, plans, matters) in steps {
             let backend = self.backends.iter_mut().find(|backend| backend.name() == name).filter(|_| matters && !plans.is_empty());
             let Some(backend) = backend else { continue };
-            backend.write(wanted.mesh, &plans, &found.held, self.deadline).map_err(|error| match error {
+            backend.write(wanted.mesh, &plans, &found.held, staying, self.deadline).map_err(|error| match error {
                 WriteError::Refused(refusals) => Attempt::Refused(name, refusals),
                 WriteError::Failed(error) => Attempt::Failed(error),
             })?;
@@ -288,7 +308,7 @@ impl Kernel {
     }
 
     /// Puts back what was changed; what could not be is the result. What was put into the legacy packet filter after
-    /// nf_tables was changed, or taken out of it, is put right first.
+    /// nf_tables was changed, or taken out of it, is put right first; what programs wrote was there before both.
     fn put_back(&mut self, journal: route::Journal) -> Vec<String> {
         let deadline = Instant::now() + UNDO_TIME;
         let mut problems = Vec::new();

@@ -6,6 +6,8 @@
 
 pub mod backend;
 mod choice;
+#[cfg(feature = "iptables-command")]
+pub mod command;
 pub mod error;
 mod found;
 mod install;
@@ -19,7 +21,7 @@ mod tests;
 mod wanted;
 
 pub use self::backend::{Backend, BackendName, Form, Held, Look};
-pub use self::choice::{Assignment, Choice};
+pub use self::choice::{Assignment, Choice, Programs};
 pub use self::error::{Action, Cause, Error, NftCause};
 pub use self::found::{forms, stays_with};
 pub use self::install::{Kernel, Live, Outcome, Settled, addresses, places};

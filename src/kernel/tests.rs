@@ -38,8 +38,12 @@ impl Backend for Double {
         self.name
     }
 
+    fn form(&mut self, _: Family) -> Result<Form, Error> {
+        Ok(if self.name == BackendName::Nftables { Form::MeshInit } else { Form::Legacy })
+    }
+
     fn read(&mut self, family: Family, _: &[TableName], _: Look) -> Result<Vec<Held>, Error> {
-        let form = Form::of(self.name);
+        let form = self.form(family)?;
         let there = self.holds.iter().filter(|there| there.family == family && !there.tables.is_empty());
         let held = |there: &Ruleset| {
             let ruleset = if form == Form::MeshInit { native(there) } else { there.clone() };
@@ -48,7 +52,7 @@ impl Backend for Double {
         Ok(there.map(held).collect())
     }
 
-    fn write(&mut self, _: Mesh, plans: &[Ruleset], _: &[Held], _: Instant) -> Result<(), WriteError> {
+    fn write(&mut self, _: Mesh, plans: &[Ruleset], _: &[Held], _: &[(Family, Form)], _: Instant) -> Result<(), WriteError> {
         let planned = plans.iter().filter(|plan| !plan.tables.is_empty());
         let refusals: Vec<_> =
             planned.filter(|plan| self.refuses.contains(&plan.family)).map(|plan| (plan.family, self.refusal(plan.family))).collect();

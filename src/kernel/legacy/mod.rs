@@ -30,10 +30,14 @@ use tracing::debug;
 pub use self::encode::EncodeError;
 pub use self::feature::Feature;
 use self::lock::XtablesLock;
+#[cfg(feature = "iptables-command")]
+pub(in crate::kernel) use self::order::writing_order;
 use self::socket::TableSocket;
 pub use self::table::LayoutError;
 use self::table::RawTable;
 use self::writer::Replaced;
+#[cfg(feature = "iptables-command")]
+pub(in crate::kernel) use self::writer::claimed_by_form;
 use super::backend::{Backend, BackendName, Form, Held, Look, WriteError};
 use super::error::{Action, Cause, Error};
 use crate::host::files::read_text;
@@ -53,6 +57,10 @@ pub struct Legacy {
 impl Backend for Legacy {
     fn name(&self) -> BackendName {
         BackendName::Legacy
+    }
+
+    fn form(&mut self, _family: Family) -> Result<Form, Error> {
+        Ok(Form::Legacy)
     }
 
     /// The kernel makes a table when it is asked for; only tables that it lists already, or that are needed, are
@@ -79,7 +87,15 @@ impl Backend for Legacy {
         Ok(if held.ruleset.tables.is_empty() { Vec::new() } else { vec![held] })
     }
 
-    fn write(&mut self, mesh: Mesh, plans: &[Ruleset], held: &[Held], deadline: Instant) -> Result<(), WriteError> {
+    fn write(
+        &mut self,
+        mesh: Mesh,
+        plans: &[Ruleset],
+        held: &[Held],
+        staying: &[(Family, Form)],
+        deadline: Instant,
+    ) -> Result<(), WriteError> {
+        let is_to_be_written = |plan: &&Ruleset| !plan.tables.is_empty() || !staying.contains(&(plan.family, Form::Legacy));
         // A table that the kernel does not have is found out before anything is written.
         for plan in plans {
             for table in &plan.tables {
@@ -87,7 +103,7 @@ impl Backend for Legacy {
             }
         }
         self.lock.get_or_insert_with(XtablesLock::take);
-        for plan in plans {
+        for plan in plans.iter().filter(is_to_be_written) {
             let nothing = Ruleset::new(plan.family);
             let there = held.iter().find(|held| held.form == Form::Legacy && held.ruleset.family == plan.family);
             let there = there.map_or(&nothing, |held| &held.ruleset);
@@ -99,6 +115,10 @@ impl Backend for Legacy {
             for name in order::writing_order(plan, there) {
                 self.write_table(mesh, &traces, (plan.family, name), plan.table(name), deadline)?;
             }
+        }
+        if self.journal.is_empty() {
+            // A program that is started later may want it.
+            self.lock = None;
         }
         Ok(())
     }

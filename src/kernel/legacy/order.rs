@@ -6,7 +6,7 @@
 use crate::ruleset::{Ruleset, Table, TableName, Target};
 
 /// The tables to write for `plan`: those it has, and those that `held` has besides.
-pub(super) fn writing_order(plan: &Ruleset, held: &Ruleset) -> Vec<TableName> {
+pub(in crate::kernel) fn writing_order(plan: &Ruleset, held: &Ruleset) -> Vec<TableName> {
     let mut tables: Vec<TableName> =
         TableName::ALL.into_iter().filter(|name| plan.table(*name).is_some() || held.table(*name).is_some()).collect();
     tables.sort_by_key(|name| stage(*name, plan.table(*name)));

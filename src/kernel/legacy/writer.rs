@@ -192,7 +192,7 @@ impl Legacy {
 }
 
 /// The rules in built-in chains that are the mesh's by nothing but their form, and that no plan has.
-fn claimed_by_form(family: Family, held: &Table, ownership: &Ownership, plan: Option<&Table>) -> Vec<String> {
+pub(in crate::kernel) fn claimed_by_form(family: Family, held: &Table, ownership: &Ownership, plan: Option<&Table>) -> Vec<String> {
     let planned = |chain: &Chain, rule: &Rule| {
         let chain = plan.and_then(|table| table.chain(&chain.name));
         chain.is_some_and(|chain| chain.rules.iter().any(|planned| planned.same_meaning(rule)))

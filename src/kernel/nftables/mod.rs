@@ -29,7 +29,7 @@ use tracing::{debug, warn};
 use self::batch::{Batch, BatchError, Complete};
 pub use self::encode::EncodeError;
 use self::read::Snapshot;
-use super::backend::{Backend, BackendName, Held, Look, WriteError};
+use super::backend::{Backend, BackendName, Form, Held, Look, WriteError};
 use super::error::{Action, Error, NftCause};
 use super::netlink::{NetlinkError, Protocol, Socket};
 use crate::ruleset::{Family, Mesh, NftTable, Ruleset, TableName};
@@ -134,6 +134,10 @@ impl Backend for Nftables {
         BackendName::Nftables
     }
 
+    fn form(&mut self, _family: Family) -> Result<Form, Error> {
+        Ok(Form::MeshInit)
+    }
+
     /// All families are read at once, and once for both.
     fn read(&mut self, family: Family, _needed: &[TableName], _look: Look) -> Result<Vec<Held>, Error> {
         if family == Family::V4 || self.last.is_none() {
@@ -145,7 +149,14 @@ impl Backend for Nftables {
         }
     }
 
-    fn write(&mut self, mesh: Mesh, plans: &[Ruleset], _held: &[Held], deadline: Instant) -> Result<(), WriteError> {
+    fn write(
+        &mut self,
+        mesh: Mesh,
+        plans: &[Ruleset],
+        _held: &[Held],
+        staying: &[(Family, Form)],
+        deadline: Instant,
+    ) -> Result<(), WriteError> {
         let mut pause = FIRST_PAUSE;
         loop {
             let snapshot = match self.last.take().map_or_else(|| self.snapshot(), Ok) {
@@ -158,7 +169,7 @@ impl Backend for Nftables {
                 Err(error) => return Err(WriteError::Failed(error)),
             };
             let mut dangling = Vec::new();
-            let fill = |batch: &mut Batch| plan::write(batch, mesh, plans, &snapshot, &mut dangling);
+            let fill = |batch: &mut Batch| plan::write(batch, mesh, plans, staying, &snapshot, &mut dangling);
             let batch = self.batch(&snapshot, true, fill).map_err(WriteError::Failed)?;
             let Some(batch) = batch else { return Ok(()) };
             let generation = snapshot.generation;
@@ -208,7 +219,7 @@ impl Backend for Nftables {
             }
             Err(error) => return Err(WriteError::Failed(error)),
         };
-        let batch = self.batch(&snapshot, false, |batch| plan::write(batch, mesh, plans, &snapshot, &mut Vec::new()));
+        let batch = self.batch(&snapshot, false, |batch| plan::write(batch, mesh, plans, &[], &snapshot, &mut Vec::new()));
         let batch = batch.map_err(WriteError::Failed)?;
         let Some(batch) = batch else { return Ok(()) };
         match self.send(&batch).map_err(|error| WriteError::Failed(write_error(error, "the rules")))? {

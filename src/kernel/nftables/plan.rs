@@ -9,10 +9,10 @@ use super::view::{self, ISTIO_TABLES};
 use crate::kernel::backend::{Form, Held};
 use crate::ruleset::layout::OWN_TABLE;
 use crate::ruleset::print::iptables;
-use crate::ruleset::{Counters, Mesh, Ownership, Ruleset, native};
+use crate::ruleset::{Counters, Family, Mesh, Ownership, Ruleset, native};
 
 /// Adds to `batch` what makes the mesh's part of each planned family what its rule set says: the own table anew if it is
-/// not right, and what the original tool left in nf_tables gone.
+/// not right, and what the original tool left in nf_tables gone, but for the forms that are `staying`.
 ///
 /// A table is replaced as a whole, since that sets everything right at once: flags, hooks, priorities and rules. Where
 /// there is none, nothing is deleted: the kernel waits for packets on their way before it frees what is deleted.
@@ -22,12 +22,13 @@ pub(super) fn write(
     batch: &mut Batch,
     mesh: Mesh,
     plans: &[Ruleset],
+    staying: &[(Family, Form)],
     snapshot: &Snapshot,
     dangling: &mut Vec<String>,
 ) -> Result<(), BatchError> {
     for plan in plans {
         for held in view::held(snapshot, plan.family)? {
-            if held.form == Form::IptablesNft {
+            if held.form == Form::IptablesNft && !staying.contains(&(plan.family, held.form)) {
                 remove_from_iptables(batch, mesh, &held, snapshot, dangling)?;
             }
         }

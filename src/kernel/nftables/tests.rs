@@ -85,7 +85,7 @@ fn both() -> Vec<Ruleset> {
 
 fn write(nftables: &mut Nftables, plans: &[Ruleset]) -> Result<(), WriteError> {
     let deadline = nftables.deadline;
-    nftables.write(Mesh::Istio, plans, &[], deadline)
+    nftables.write(Mesh::Istio, plans, &[], &[], deadline)
 }
 
 fn read(nftables: &mut Nftables, family: Family) -> Held {

@@ -157,9 +157,10 @@ pub(super) mod elements {
     pub(crate) const SET_ID: u16 = 4;
 }
 
-/// `NFTA_SET_ELEM_KEY`, `NFTA_SET_ELEM_FLAGS`
+/// `NFTA_SET_ELEM_KEY`, `NFTA_SET_ELEM_FLAGS`, `NFTA_SET_ELEM_KEY_END`
 pub(super) const ELEMENT_KEY: u16 = 1;
 pub(super) const ELEMENT_FLAGS: u16 = 3;
+pub(super) const ELEMENT_KEY_END: u16 = 10;
 /// `NFT_SET_ELEM_INTERVAL_END`: the element is the first that is no more in the interval.
 pub(super) const INTERVAL_END: u32 = 1;
 

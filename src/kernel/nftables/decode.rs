@@ -56,6 +56,7 @@ pub(super) fn rule<'s>(
         matches: Vec::new(),
         open_range: None,
         actions: Vec::new(),
+        late_match: false,
         comment: comment(source.user_data),
         counters: None,
         set,
@@ -63,16 +64,16 @@ pub(super) fn rule<'s>(
     };
     for element in Attributes::new(source.expressions) {
         let expression = Expression::parse(element?)?;
+        let (acted, tested) = (!reading.actions.is_empty(), reading.tested());
         // An expression with a part that is missing or of another length is one that is not known.
         if !matches!(reading.follow(&expression), Ok(Some(()))) {
             reading.unknown(&expression);
         }
+        reading.late_match |= acted && reading.tested() != tested;
     }
     let target = reading.target(source.expressions);
     let family = reading.family.filter(|_| reading.inet);
-    let mut rule = Rule::new(reading.matches, target);
-    rule.comment = reading.comment;
-    rule.counters = reading.counters;
+    let rule = Rule { comment: reading.comment, counters: reading.counters, ..Rule::new(reading.matches, target) };
     Ok(Decoded { rule, family })
 }
 
@@ -188,6 +189,8 @@ struct Reading<'r, 's> {
     /// The register of which the last match has found that it is at least something.
     open_range: Option<u32>,
     actions: Vec<Action>,
+    /// Something is done before all has been tested, whatever the later tests find. No target does that.
+    late_match: bool,
     comment: Option<String>,
     counters: Option<Counters>,
     set: &'r dyn Fn(&str) -> Option<&'s Set>,
@@ -197,6 +200,11 @@ struct Reading<'r, 's> {
 impl Reading<'_, '_> {
     fn loaded(&self, register: u32) -> Option<&Loaded> {
         self.registers.iter().find(|(number, _)| *number == register).map(|(_, loaded)| loaded)
+    }
+
+    /// What grows or changes with every test.
+    fn tested(&self) -> (usize, Option<Family>) {
+        (self.matches.len(), self.family)
     }
 
     fn load(&mut self, register: u32, loaded: Loaded) {
@@ -255,8 +263,8 @@ impl Reading<'_, '_> {
         }
         let from = expression.number(CT_SREG)?.and_then(|register| self.loaded(register));
         let done = match (key, from) {
-            (ct::MARK, Some(Loaded { what: What::Meta(meta::MARK), mask: None, .. })) => Target::SaveMark,
-            (ct::ZONE, Some(Loaded { what: What::Value(value), mask: None, .. })) => match value.first_chunk() {
+            (ct::MARK, Some(Loaded { what: What::Meta(meta::MARK), mask: None, turned: false })) => Target::SaveMark,
+            (ct::ZONE, Some(Loaded { what: What::Value(value), mask: None, turned: false })) => match value.first_chunk() {
                 Some(zone) => Target::CtZone(u16::from_ne_bytes(*zone)),
                 None => return Ok(None),
             },
@@ -347,6 +355,7 @@ impl Reading<'_, '_> {
     fn equals(&mut self, loaded: &Loaded, value: &[u8], negated: bool) -> Option<()> {
         let mut negated = negated;
         let condition = match &loaded.what {
+            _ if loaded.turned => return None,
             What::Meta(meta::NFPROTO) if self.inet && !negated && loaded.mask.is_none() => {
                 self.family = match value {
                     [abi::IPV4] => Some(Family::V4),
@@ -357,7 +366,8 @@ impl Reading<'_, '_> {
             }
             What::Ct(ct::STATE) => {
                 let bits = match (&loaded.mask, host(value)?) {
-                    (None, bits) => bits,
+                    // A packet has one state, which is never two.
+                    (None, bits) if bits.is_power_of_two() => bits,
                     // Any of the bits: what is left is not nothing.
                     (Some((mask, xor)), 0) if xor.iter().all(|byte| *byte == 0) => {
                         negated = !negated;
@@ -370,10 +380,10 @@ impl Reading<'_, '_> {
             What::Meta(meta::MARK) => Condition::Mark(MarkMask { value: host(value)?, mask: loaded.mark_mask()? }),
             What::Ct(ct::MARK) => Condition::Connmark(MarkMask { value: host(value)?, mask: loaded.mark_mask()? }),
             What::Payload { base: payload::NETWORK, offset, len } => self.network_field(*offset, *len, loaded.mask.as_ref(), value)?,
-            _ if loaded.mask.is_some() || loaded.turned => return None,
+            _ if loaded.mask.is_some() => return None,
             What::Meta(meta::IN_NAME) => Condition::InInterface(interface(value)?),
             What::Meta(meta::OUT_NAME) => Condition::OutInterface(interface(value)?),
-            What::Meta(meta::L4PROTO) => Condition::Protocol(Protocol(*value.first()?)),
+            What::Meta(meta::L4PROTO) => Condition::Protocol(Protocol(u8::from_ne_bytes(value.try_into().ok()?))),
             What::Meta(meta::SOCKET_UID) => Condition::Uid(IdRange::single(host(value)?)),
             What::Meta(meta::SOCKET_GID) => Condition::Gid(IdRange::single(host(value)?)),
             What::Payload { base: payload::TRANSPORT, offset, len: 2 } => {
@@ -394,21 +404,22 @@ impl Reading<'_, '_> {
             Family::V6 => 6,
         };
         if (offset, len) == (protocol_at, 1) && mask.is_none() {
-            return Some(Condition::Protocol(Protocol(*value.first()?)));
+            return Some(Condition::Protocol(Protocol(u8::from_ne_bytes(value.try_into().ok()?))));
         }
         let (source, whole) = address_field(family);
-        if len > whole || value.len() < len {
+        if len > whole || value.len() != len {
             return None;
         }
         let bits = match mask {
             None => 8 * len,
             Some((mask, xor)) => {
+                (mask.len() == len).then_some(())?;
                 let ones = mask.iter().map(|byte| byte.leading_ones() as usize).take_while(|ones| *ones > 0).sum::<usize>();
                 let contiguous = mask.iter().map(|byte| byte.count_ones() as usize).sum::<usize>() == ones && prefix_mask(mask);
                 Some(ones).filter(|_| contiguous && xor.iter().all(|byte| *byte == 0))?
             }
         };
-        let net = net(family, &value[..len], bits)?;
+        let net = net(family, value, bits)?;
         match offset {
             at if at == source => Some(Condition::Source(net)),
             at if at == source + whole => Some(Condition::Destination(net)),
@@ -442,10 +453,11 @@ impl Reading<'_, '_> {
     }
 
     fn in_set(&self, what: &What, set: &Set) -> Option<Condition> {
+        let intervals = set.intervals.as_ref()?;
         match what {
             What::Payload { base: payload::TRANSPORT, offset, len: 2 } => {
                 let port = |bytes: &[u8]| Some(u16::from_be_bytes(bytes.try_into().ok()?));
-                let ports = set.intervals.iter().map(|(first, last)| Some(PortRange { first: port(first)?, last: port(last)? }));
+                let ports = intervals.iter().map(|(first, last)| Some(PortRange { first: port(first)?, last: port(last)? }));
                 let list = ports.collect::<Option<Vec<PortRange>>>()?;
                 match offset {
                     0 => Some(Condition::SourcePorts(list)),
@@ -455,7 +467,7 @@ impl Reading<'_, '_> {
             }
             What::Payload { base: payload::NETWORK, offset, len } => {
                 let (source, whole) = address_field(self.family?);
-                let ranges = set.intervals.iter().map(|(first, last)| AddressRange::new(address(first)?, address(last)?));
+                let ranges = intervals.iter().map(|(first, last)| address_range(whole, first, last));
                 let addresses = ranges.collect::<Option<AddressSet>>().filter(|_| *len == whole)?;
                 match *offset {
                     at if at == source => Some(Condition::Sources(addresses)),
@@ -531,10 +543,11 @@ impl Reading<'_, '_> {
 
     fn target(&self, expressions: &[u8]) -> Target {
         let known = match self.actions.as_slice() {
+            _ if self.late_match => None,
             [] => Some(Target::Continue),
             [Action::Verdict(target) | Action::Do(target)] => Some(target.clone()),
             [Action::Unknown(opaque)] => Some(Target::Opaque(opaque.clone())),
-            [Action::SetMark(Loaded { what: What::Ct(ct::MARK), mask: None, .. })] => Some(Target::RestoreMark),
+            [Action::SetMark(Loaded { what: What::Ct(ct::MARK), mask: None, turned: false })] => Some(Target::RestoreMark),
             [Action::SetMark(loaded)] => mark_set(loaded).map(Target::Mark),
             [Action::TproxyTo(port), Action::SetMark(loaded), Action::Verdict(Target::Accept)] => {
                 mark_set(loaded).map(|mark| Target::Tproxy { port: *port, mark })
@@ -549,6 +562,7 @@ impl Reading<'_, '_> {
 /// What a mark becomes that is set from this: the bits that are written, and their values.
 fn mark_set(loaded: &Loaded) -> Option<MarkMask> {
     match (&loaded.what, &loaded.mask) {
+        _ if loaded.turned => None,
         (What::Value(value), None) => Some(MarkMask::full(host(value)?)),
         (What::Meta(meta::MARK), Some((mask, xor))) => Some(MarkMask { value: host(xor)?, mask: !host(mask)? }),
         _ => None,
@@ -579,9 +593,11 @@ fn states(bits: u32) -> Option<StateSet> {
     (bits & !known == 0).then(|| named.fold(StateSet::default(), |set, ((state, _), _)| set.union(*state)))
 }
 
-/// A name up to its NUL; without one, the beginning of a name.
+/// A name up to its NULs; without one, the beginning of a name.
 fn interface(value: &[u8]) -> Option<Interface> {
     match value.split_once_nul() {
+        // The kernel pads names with NULs, so that nothing else behind the first one is ever found.
+        Some(name) if value[name.len()..].iter().any(|byte| *byte != 0) => None,
         Some(name) => Interface::new(std::str::from_utf8(name).ok()?).filter(|name| !name.pattern().1),
         None => Interface::new(&format!("{}+", std::str::from_utf8(value).ok()?)),
     }
@@ -613,11 +629,11 @@ fn range_of(loaded: &Loaded, family: Option<Family>, first: Option<&[u8]>, last:
         return None;
     }
     match &loaded.what {
+        What::Payload { .. } if loaded.turned => None,
         What::Payload { base: payload::NETWORK, offset, len } => {
             let (source, whole) = address_field(family?);
             let (lowest, highest) = (vec![0; whole], vec![0xff; whole]);
-            let range =
-                AddressRange::new(address(first.unwrap_or(&lowest))?, address(last.unwrap_or(&highest))?).filter(|_| *len == whole)?;
+            let range = address_range(whole, first.unwrap_or(&lowest), last.unwrap_or(&highest)).filter(|_| *len == whole)?;
             let set = AddressSet::from_iter([range]);
             match *offset {
                 at if at == source => Some(Condition::Sources(set)),
@@ -670,6 +686,11 @@ fn net(family: Family, first: &[u8], bits: usize) -> Option<IpNet> {
     octets.resize(address_field(family).1, 0);
     let net = IpNet::new(address(&octets)?, u8::try_from(bits).ok()?).ok()?;
     (net.trunc() == net).then_some(net)
+}
+
+/// Addresses of `len` bytes. Keys of several fields together may be as long as addresses of the other family.
+fn address_range(len: usize, first: &[u8], last: &[u8]) -> Option<AddressRange> {
+    AddressRange::new(address(first)?, address(last)?).filter(|_| first.len() == len)
 }
 
 fn address(octets: &[u8]) -> Option<IpAddr> {

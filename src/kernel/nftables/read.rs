@@ -1,5 +1,6 @@
 //! What the kernel holds, as it says it: tables, chains, rules and sets, all of one generation.
 
+use std::collections::HashMap;
 use std::time::Instant;
 
 use nix::errno::Errno;
@@ -77,6 +78,30 @@ pub(super) struct RuleData {
     pub(super) user_data: Vec<u8>,
 }
 
+/// Whoever is asked for lists: the kernel, or a record of what one answered.
+pub(super) trait Lists {
+    /// What `parse` makes of the entries of a list: see [`Socket::dump_of`].
+    fn list<T>(
+        &mut self,
+        kind: u16,
+        fixed: &[u8],
+        fill: impl Fn(&mut AttributeWriter<'_>),
+        parse: impl FnMut(&Message<'_>) -> Result<Option<T>, Malformed>,
+    ) -> Result<Vec<T>, NetlinkError>;
+}
+
+impl Lists for Socket {
+    fn list<T>(
+        &mut self,
+        kind: u16,
+        fixed: &[u8],
+        fill: impl Fn(&mut AttributeWriter<'_>),
+        parse: impl FnMut(&Message<'_>) -> Result<Option<T>, Malformed>,
+    ) -> Result<Vec<T>, NetlinkError> {
+        self.dump_of(kind, fixed, fill, parse)
+    }
+}
+
 /// The number of the rules' generation, which every change makes another.
 pub(super) fn generation(socket: &mut Socket) -> Result<u32, NetlinkError> {
     let parse = |answer: &Message<'_>| {
@@ -109,20 +134,21 @@ pub(super) fn snapshot(socket: &mut Socket, deadline: Instant, wanted: impl Fn(u
     }
 }
 
-fn read_tables(socket: &mut Socket, wanted: &impl Fn(u8, &str) -> bool) -> Result<Vec<TableData>, NetlinkError> {
-    let mut tables = socket.dump(message::GETTABLE, &abi::head(abi::UNSPEC, 0), |message| parse_table(message, wanted))?;
+/// Reads the tables that `wanted` chooses, whatever generation each answer is of.
+pub(super) fn read_tables(from: &mut impl Lists, wanted: &impl Fn(u8, &str) -> bool) -> Result<Vec<TableData>, NetlinkError> {
+    let mut tables = from.list(message::GETTABLE, &abi::head(abi::UNSPEC, 0), |_| {}, |message| parse_table(message, wanted))?;
     if tables.is_empty() {
         return Ok(tables);
     }
-    let chains = socket.dump(message::GETCHAIN, &abi::head(abi::UNSPEC, 0), parse_chain)?;
+    let chains = from.list(message::GETCHAIN, &abi::head(abi::UNSPEC, 0), |_| {}, parse_chain)?;
     for (family, table, chain) in chains {
         if let Some(table) = tables.iter_mut().find(|known| known.family == family && known.name == table) {
             table.chains.push(chain);
         }
     }
     for table in &mut tables {
-        read_rules(socket, table)?;
-        read_sets(socket, table)?;
+        read_rules(from, table)?;
+        read_sets(from, table)?;
     }
     Ok(tables)
 }
@@ -171,13 +197,14 @@ fn parse_chain(message: &Message<'_>) -> Result<Option<(u8, String, ChainData)>,
     Ok(Some((family_of(message), table, ChainData { name, base, attributes: bytes, rules: Vec::new() })))
 }
 
-fn read_rules(socket: &mut Socket, table: &mut TableData) -> Result<(), NetlinkError> {
+fn read_rules(from: &mut impl Lists, table: &mut TableData) -> Result<(), NetlinkError> {
     let name = |attributes: &mut AttributeWriter<'_>| {
         attributes.text(abi::rule::TABLE, &table.name);
     };
-    let rules = socket.dump_of(message::GETRULE, &abi::head(table.family, 0), name, |message| parse_rule(message, table))?;
+    let rules = from.list(message::GETRULE, &abi::head(table.family, 0), name, |message| parse_rule(message, table))?;
+    let places: HashMap<String, usize> = table.chains.iter().enumerate().map(|(at, chain)| (chain.name.clone(), at)).collect();
     for (chain, rule) in rules {
-        if let Some(chain) = table.chains.iter_mut().find(|known| known.name == chain) {
+        if let Some(chain) = places.get(&chain).and_then(|at| table.chains.get_mut(*at)) {
             chain.rules.push(rule);
         }
     }
@@ -201,7 +228,7 @@ fn parse_rule(message: &Message<'_>, table: &TableData) -> Result<Option<(String
 }
 
 /// Reads the table's sets with what the rules look up in.
-fn read_sets(socket: &mut Socket, table: &mut TableData) -> Result<(), NetlinkError> {
+fn read_sets(from: &mut impl Lists, table: &mut TableData) -> Result<(), NetlinkError> {
     let used: Vec<String> =
         table.chains.iter().flat_map(|chain| &chain.rules).flat_map(|rule| decode::lookups(&rule.expressions)).collect();
     if used.is_empty() {
@@ -211,7 +238,7 @@ fn read_sets(socket: &mut Socket, table: &mut TableData) -> Result<(), NetlinkEr
     let of_table = |attributes: &mut AttributeWriter<'_>| {
         attributes.text(abi::set::TABLE, &table.name);
     };
-    let mut sets = socket.dump_of(message::GETSET, &head, of_table, |message| {
+    let mut sets = from.list(message::GETSET, &head, of_table, |message| {
         let own = family_of(message) == table.family && required_text(&message.attributes(abi::HEAD)?, abi::set::TABLE)? == table.name;
         if own { Set::parse(message) } else { Ok(None) }
     })?;
@@ -219,7 +246,7 @@ fn read_sets(socket: &mut Socket, table: &mut TableData) -> Result<(), NetlinkEr
         let of_set = |attributes: &mut AttributeWriter<'_>| {
             attributes.text(abi::elements::TABLE, &table.name).text(abi::elements::SET, &set.name);
         };
-        let lists = socket.dump_of(message::GETSETELEM, &head, of_set, |answer| {
+        let lists = from.list(message::GETSETELEM, &head, of_set, |answer| {
             if answer.kind != message::NEWSETELEM {
                 return Ok(None);
             }

@@ -218,7 +218,7 @@ pub enum Ipv6State {
 
 impl Ipv6State {
     /// The state on a kernel that has IPv6, with these addresses.
-    fn of(addresses: &[Address]) -> Ipv6State {
+    pub(super) fn of(addresses: &[Address]) -> Ipv6State {
         let global: Vec<Ipv6Addr> = addresses
             .iter()
             .filter_map(|found| match found.address {

@@ -5,7 +5,7 @@ use nix::libc::{self, RTM_DELRULE, RTM_GETRULE, RTM_NEWRULE};
 
 use super::journal::{Change, Journal, record, was_gone};
 use super::{OUR_PROTOCOL, RouteError, family_number, family_of, short_table};
-use crate::kernel::netlink::wire::{Malformed, Message, u8_at, u32_at};
+use crate::kernel::netlink::wire::{AttributeWriter, Malformed, Message, u8_at, u32_at};
 use crate::kernel::netlink::{NetlinkError, Socket};
 use crate::ruleset::{Family, MarkMask, PolicyRoute};
 
@@ -160,14 +160,23 @@ pub fn ensure_rule(socket: &mut Socket, policy: &PolicyRoute, journal: &mut Jour
     }
 }
 
-fn add(socket: &mut Socket, policy: &PolicyRoute, journal: &mut Journal) -> Result<(), RouteError> {
+/// The fixed part of the message that adds the rule.
+pub(super) fn fixed_part(policy: &PolicyRoute) -> [u8; RULE_LEN] {
     let mut fixed = [0; RULE_LEN];
     fixed[0] = family_number(policy.family);
     fixed[4] = short_table(policy.table);
     fixed[7] = TO_TABLE;
-    let added = socket.request(RTM_NEWRULE, (libc::NLM_F_CREATE | libc::NLM_F_EXCL) as u16, &fixed, |attributes| {
-        attributes.u32(TABLE, policy.table).u32(FWMARK, policy.mark).u32(FWMASK, u32::MAX).u8(PROTOCOL, OUR_PROTOCOL);
-    });
+    fixed
+}
+
+/// The attributes of that message.
+pub(super) fn write_attributes(policy: &PolicyRoute, attributes: &mut AttributeWriter<'_>) {
+    attributes.u32(TABLE, policy.table).u32(FWMARK, policy.mark).u32(FWMASK, u32::MAX).u8(PROTOCOL, OUR_PROTOCOL);
+}
+
+fn add(socket: &mut Socket, policy: &PolicyRoute, journal: &mut Journal) -> Result<(), RouteError> {
+    let flags = (libc::NLM_F_CREATE | libc::NLM_F_EXCL) as u16;
+    let added = socket.request(RTM_NEWRULE, flags, &fixed_part(policy), |attributes| write_attributes(policy, attributes));
     let error = RouteError::changing_rules(format!("add {}", describe(policy)), policy.family);
     record(journal, Change::RuleAdded(*policy), added).map_err(error)
 }

@@ -34,7 +34,7 @@ pub(super) fn run(mesh: Option<Mesh>, matches: &ArgMatches, common: &Common, env
         Some(options) => {
             let (mut plan, _) = session::plan(&options, common, None)?;
             plan.rulesets.retain(|ruleset| families.contains(&ruleset.family));
-            planned(&plan, format)?
+            planned(&plan, format, families)?
         }
         None => {
             let mut kernel = session::open_kernel(common, common.choice(None))?;
@@ -64,10 +64,15 @@ fn read(given: &Given<'_>) -> Result<(Format, &'static [Family]), BadValue> {
 }
 
 /// A plan, in the form asked for.
-fn planned(plan: &Plan, format: Format) -> Result<String, Failure> {
+fn planned(plan: &Plan, format: Format, families: &[Family]) -> Result<String, Failure> {
     match format {
         Format::Iptables => Ok(text(&plan.rulesets)),
-        Format::Nft => Ok(nft_tables::script(&plan.rulesets.iter().map(native).collect::<Vec<Ruleset>>())),
+        Format::Nft => {
+            // What is not planned is taken out, as `apply` does.
+            let of = |family: &Family| plan.rulesets.iter().find(|ruleset| ruleset.family == *family).map(native);
+            let all: Vec<Ruleset> = families.iter().map(|family| of(family).unwrap_or_else(|| Ruleset::new(*family))).collect();
+            Ok(nft_tables::script(&all))
+        }
         Format::Json => super::json(&Dump {
             subject: plan.mesh.as_str(),
             backends: None,
@@ -135,7 +140,7 @@ fn in_iptables_words(held: &Held) -> String {
         text.push_str(&format!(": {} --noflush", restore_program(ruleset.family)));
     }
     text.push('\n');
-    for fault in faults {
+    for (_, fault) in faults {
         text.push_str(&format!("# {fault}\n"));
     }
     let owners = Mesh::ALL.map(|mesh| held.ownership(mesh, None));
@@ -148,8 +153,9 @@ fn commented(text: &str) -> String {
 }
 
 fn view(held: &Held) -> RulesetView {
+    let faults = held.faults.iter().map(|(_, fault)| fault.clone()).collect();
     let owners = Mesh::ALL.map(|mesh| held.ownership(mesh, None));
-    RulesetView::new(&held.ruleset, &owners).in_form(held.form.backend().as_str(), held.form.as_str(), &held.faults)
+    RulesetView::new(&held.ruleset, &owners).in_form(held.form.backend().as_str(), held.form.as_str(), faults)
 }
 
 #[derive(Serialize)]

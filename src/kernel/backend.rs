@@ -97,7 +97,7 @@ pub struct Held {
     pub ruleset: Ruleset,
     /// Why chains that are there may not catch what they should: a table that is switched off, a hook or a priority that
     /// is not the planned one.
-    pub faults: Vec<String>,
+    pub faults: Vec<(TableName, String)>,
 }
 
 impl Held {
@@ -131,8 +131,11 @@ impl Held {
     pub fn agrees(&self, mesh: Mesh, plan: &Ruleset) -> bool {
         match self.form {
             Form::Legacy => compare::agrees(plan, &self.ruleset, &self.ownership(mesh, Some(plan))),
-            Form::MeshInit => self.faults.is_empty() && compare::agrees(&native::native(plan), &self.ruleset, &self.ownership(mesh, None)),
-            Form::IptablesNft | Form::IstioNft => self.differences(mesh, plan).is_empty() && self.faults_that_count(mesh).is_empty(),
+            Form::MeshInit => {
+                self.faults_that_count(mesh, plan).is_empty()
+                    && compare::agrees(&native::native(plan), &self.ruleset, &self.ownership(mesh, None))
+            }
+            Form::IptablesNft | Form::IstioNft => self.differences(mesh, plan).is_empty() && self.faults_that_count(mesh, plan).is_empty(),
         }
     }
 
@@ -152,9 +155,23 @@ impl Held {
         }
     }
 
-    /// The faults, where the mesh has anything that they could spoil.
-    pub fn faults_that_count(&self, mesh: Mesh) -> &[String] {
-        if self.has(mesh) { &self.faults } else { &[] }
+    /// The faults of tables in which the mesh has anything, and where nobody else has any business, what is there for
+    /// nothing.
+    pub fn faults_that_count(&self, mesh: Mesh, plan: &Ruleset) -> Vec<String> {
+        let ownership = self.ownership(mesh, None);
+        let counts = |table: TableName| match self.form {
+            Form::MeshInit | Form::IstioNft => self.has(mesh),
+            Form::Legacy | Form::IptablesNft => self.ruleset.table(table).is_some_and(|table| ownership.owns_any(table)),
+        };
+        let faults = self.faults.iter().filter(|(table, _)| counts(*table)).map(|(_, fault)| fault.clone());
+        let is_planned = |table: TableName, chain: &str| plan.table(table).is_some_and(|table| table.chain(chain).is_some());
+        let tables = self.ruleset.tables.iter().filter(|_| self.form == Form::MeshInit);
+        let idle = tables.flat_map(|table| {
+            let chains = table.chains.iter().filter(|chain| chain.base.is_some() && chain.rules.is_empty());
+            let unplanned = chains.filter(|chain| !is_planned(table.name, &chain.name));
+            unplanned.map(|chain| format!("{} {} {}: a base chain without rules", self.ruleset.family, table.name, chain.name))
+        });
+        faults.chain(idle).collect()
     }
 }
 
@@ -215,6 +232,11 @@ pub trait Backend {
 
     /// Whether the kernel would take these plans, without anything being changed but what it makes when it is asked.
     fn rehearse(&mut self, mesh: Mesh, plans: &[Ruleset]) -> Result<(), WriteError>;
+
+    /// Whether nobody has written since this backend has, as far as its last reading tells.
+    fn is_undisturbed(&self) -> bool {
+        false
+    }
 
     /// Puts back all that was written since the backend was opened or last committed; the errors are what could not be.
     fn undo(&mut self, deadline: Instant) -> Vec<Error>;

@@ -18,13 +18,26 @@ pub enum Action {
     Read,
     /// Putting rules into it or taking them out.
     Write,
+    /// Taking something out of nf_tables that something else leads to.
+    Remove,
+}
+
+impl Action {
+    /// The word for it, after "cannot".
+    const fn verb(self) -> &'static str {
+        match self {
+            Action::Read => "read",
+            Action::Write => "install",
+            Action::Remove => "remove",
+        }
+    }
 }
 
 /// A failed dealing with the kernel's packet filter.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The kernel refused something about a table.
-    #[error("cannot {} {table} rules (legacy, {family}): {cause}", match action { Action::Read => "read", Action::Write => "install" })]
+    #[error("cannot {} {table} rules (legacy, {family}): {cause}", action.verb())]
     Table {
         /// What was being done.
         action: Action,
@@ -36,7 +49,7 @@ pub enum Error {
         cause: Cause,
     },
     /// nf_tables refused something.
-    #[error("cannot {} {object} (nf_tables{}): {cause}", match action { Action::Read => "read", Action::Write => "install" },
+    #[error("cannot {} {object} (nf_tables{}): {cause}", action.verb(),
             family.map(|family| format!(", {family}")).unwrap_or_default())]
     Nftables {
         /// What was being done.
@@ -57,6 +70,15 @@ pub enum Error {
         nftables: Box<Error>,
         /// What the legacy packet filter said.
         legacy: Box<Error>,
+    },
+    /// What was read back is not what was planned, and nobody else has written: the kernel understands the rules otherwise
+    /// than mesh-init, which is a mistake of mesh-init's.
+    #[error("the rules were written, but the kernel tells of others: {first} (and {more} more differences)")]
+    Misread {
+        /// The first difference.
+        first: String,
+        /// How many others there are.
+        more: usize,
     },
     /// Other programs kept writing nf_tables rules.
     #[error("other programs kept changing the nf_tables rules until the deadline")]
@@ -142,6 +164,12 @@ pub enum NftCause {
     },
     /// It wants CAP_NET_ADMIN over the network namespace (EPERM).
     Denied,
+    /// Something that is not the mesh's leads to it (EBUSY).
+    Busy,
+    /// It belongs to the process with this netlink port (`flags owner`).
+    Owned(u32),
+    /// All rules together are longer than a message may be (EMSGSIZE).
+    TooLong,
     /// An error without a meaning of its own here.
     Other(NetlinkError),
 }
@@ -152,6 +180,9 @@ impl fmt::Display for NftCause {
             NftCause::Absent(errno) => write!(f, "the kernel has no nf_tables ({errno:?})"),
             NftCause::Missing { feature, errno, .. } => write!(f, "the kernel lacks {feature} ({errno:?})"),
             NftCause::Denied => f.write_str("the kernel wants CAP_NET_ADMIN for it (EPERM)"),
+            NftCause::Busy => f.write_str("something that is not the mesh's leads to it, a verdict map perhaps (EBUSY)"),
+            NftCause::Owned(port) => write!(f, "it belongs to the process with the netlink port {port}, which alone may change it"),
+            NftCause::TooLong => f.write_str("they are too long for one message to the kernel (EMSGSIZE)"),
             NftCause::Other(error) => error.fmt(f),
         }
     }
@@ -203,6 +234,7 @@ impl Error {
             #[cfg(feature = "iptables-command")]
             Error::Program(program) => program.hint().map(str::to_owned),
             // The texts of routing errors hold the remedy.
+            Error::Misread { .. } => Some("please report it, with the output of dump live; another --backend may do".to_owned()),
             Error::Layout(_) | Error::Encode(_) | Error::Route(_) | Error::NftablesMalformed(_) | Error::NftablesEncode(_) => None,
             Error::NoBackend(_) => None,
         }
@@ -239,7 +271,7 @@ impl Error {
                 };
                 Some(*family).filter(|_| refused)
             }
-            Error::Nftables { family, cause: NftCause::Absent(_) | NftCause::Missing { .. }, .. } => *family,
+            Error::Nftables { family, cause: NftCause::Absent(_) | NftCause::Missing { .. } | NftCause::TooLong, .. } => *family,
             #[cfg(feature = "iptables-command")]
             Error::Program(program) => program.refused_family(),
             _ => None,
@@ -271,6 +303,9 @@ fn nftables_hint(family: Option<Family>, cause: &NftCause) -> Option<String> {
             ))
         }
         NftCause::Missing { option, .. } => Some(format!("build the kernel with {option}")),
+        NftCause::Busy => Some("find what leads to it with nft list ruleset, and take that out".to_owned()),
+        NftCause::Owned(_) => Some("end that process".to_owned()),
+        NftCause::TooLong => Some("raise net.core.wmem_max".to_owned()),
         NftCause::Denied | NftCause::Other(_) => None,
     }
 }

@@ -90,7 +90,7 @@ impl Found {
             if let Some(form) = form {
                 let nothing = Held::new(form, plan.family);
                 let held = self.held_in(form, plan.family).unwrap_or(&nothing);
-                drift.extend(held.faults_that_count(mesh).iter().cloned().map(Drift::Fault));
+                drift.extend(held.faults_that_count(mesh, plan).into_iter().map(Drift::Fault));
                 drift.extend(held.differences(mesh, plan).into_iter().map(Drift::Rule));
             }
             for held in self.of(mesh, plan.family).filter(|held| Some(held.form) != form) {

@@ -257,6 +257,8 @@ pub fn canonical(rule: &Rule) -> Rule {
         };
         wanted.condition = single;
     }
+    // Lists that have become every address there is are no match.
+    rule.matches.retain(|wanted| !wanted.is_always_true());
     rule
 }
 

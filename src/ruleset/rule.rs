@@ -87,7 +87,7 @@ pub struct Match {
 }
 
 impl Match {
-    fn is_always_true(&self) -> bool {
+    pub(super) fn is_always_true(&self) -> bool {
         match &self.condition {
             Condition::Source(net) | Condition::Destination(net) => !self.negated && net.prefix_len() == 0,
             Condition::InInterface(name) | Condition::OutInterface(name) => !self.negated && name.as_str() == "+",

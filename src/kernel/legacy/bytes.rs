@@ -34,7 +34,7 @@ pub(in crate::kernel) fn readable(field: &[u8]) -> String {
 
 /// The text before the first NUL of `field`, to tell names apart. Where bytes are no UTF-8, or there are control characters or backslashes,
 /// all that is not plain is written with backslashes (`\xNN`, `\\`), so that no two fields have the same text.
-pub(super) fn text(field: &[u8]) -> String {
+pub(in crate::kernel) fn text(field: &[u8]) -> String {
     let bytes = field.split(|byte| *byte == 0).next().unwrap_or_default();
     match std::str::from_utf8(bytes) {
         Ok(text) if !text.contains(|c: char| c.is_control() || c == '\\') => text.to_owned(),

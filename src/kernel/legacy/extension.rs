@@ -6,7 +6,7 @@ use super::encode::{CONNMARK_RESTORE, CONNMARK_SAVE, CONNTRACK_BITS, CONNTRACK_S
 use super::feature::Feature;
 use crate::ruleset::{Condition, Family, IdRange, MarkMask, Match, PortRange, StateSet, Target};
 
-pub(in crate::kernel) use super::bytes::readable;
+pub(in crate::kernel) use super::bytes::{readable, text};
 
 /// A match that is understood.
 #[derive(Clone, Debug, PartialEq, Eq)]

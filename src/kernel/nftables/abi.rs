@@ -33,6 +33,8 @@ pub(super) mod message {
     pub(crate) const GETSETELEM: u16 = SUBSYSTEM << 8 | 13;
     pub(crate) const NEWGEN: u16 = SUBSYSTEM << 8 | 15;
     pub(crate) const GETGEN: u16 = SUBSYSTEM << 8 | 16;
+    pub(crate) const NEWOBJ: u16 = SUBSYSTEM << 8 | 18;
+    pub(crate) const GETOBJ: u16 = SUBSYSTEM << 8 | 19;
 }
 
 /// `NFTA_GEN_ID`
@@ -81,10 +83,21 @@ pub(super) fn family_name(number: u8) -> &'static str {
 pub(super) mod table {
     pub(crate) const NAME: u16 = 1;
     pub(crate) const FLAGS: u16 = 2;
+    pub(crate) const OWNER: u16 = 7;
 }
 
 /// `NFT_TABLE_F_DORMANT`: the table's chains catch nothing.
 pub(super) const DORMANT: u32 = 1;
+/// `NFT_TABLE_F_OWNER`: the table is one process's alone, and goes when that ends.
+pub(super) const OWNED: u32 = 2;
+
+/// `NFTA_OBJ_*`: counters, quotas and the like that rules refer to by name.
+pub(super) mod object {
+    pub(crate) const TABLE: u16 = 1;
+    pub(crate) const NAME: u16 = 2;
+    pub(crate) const TYPE: u16 = 3;
+    pub(crate) const DATA: u16 = 4;
+}
 
 /// `NFTA_CHAIN_*`
 pub(super) mod chain {
@@ -97,6 +110,8 @@ pub(super) mod chain {
     pub(crate) const HOOK_NUMBER: u16 = 1;
     /// In [`HOOK`]: `NFTA_HOOK_PRIORITY`
     pub(crate) const HOOK_PRIORITY: u16 = 2;
+    /// In [`HOOK`]: `NFTA_HOOK_DEV`
+    pub(crate) const HOOK_DEVICE: u16 = 3;
 }
 
 /// `NF_DROP` and `NF_ACCEPT`, a chain's policies and verdicts.
@@ -142,7 +157,6 @@ pub(super) mod set {
 pub(super) const SET_ANONYMOUS: u32 = 1;
 pub(super) const SET_CONSTANT: u32 = 2;
 pub(super) const SET_INTERVAL: u32 = 4;
-pub(super) const SET_MAP: u32 = 8;
 
 /// The names that `nft` has for the kinds of keys, which the kernel only keeps for it.
 pub(super) const KEY_IPV4: u32 = 7;
@@ -157,10 +171,11 @@ pub(super) mod elements {
     pub(crate) const SET_ID: u16 = 4;
 }
 
-/// `NFTA_SET_ELEM_KEY`, `NFTA_SET_ELEM_FLAGS`, `NFTA_SET_ELEM_KEY_END`
+/// `NFTA_SET_ELEM_KEY`, `NFTA_SET_ELEM_FLAGS`, `NFTA_SET_ELEM_USERDATA`, `NFTA_SET_ELEM_PAD`
 pub(super) const ELEMENT_KEY: u16 = 1;
 pub(super) const ELEMENT_FLAGS: u16 = 3;
-pub(super) const ELEMENT_KEY_END: u16 = 10;
+pub(super) const ELEMENT_USERDATA: u16 = 6;
+pub(super) const ELEMENT_PAD: u16 = 8;
 /// `NFT_SET_ELEM_INTERVAL_END`: the element is the first that is no more in the interval.
 pub(super) const INTERVAL_END: u32 = 1;
 

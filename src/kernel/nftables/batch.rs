@@ -41,7 +41,9 @@ pub(super) enum Object {
         chain: String,
         number: usize,
     },
-    /// Something that was there before.
+    /// Something that is to go.
+    Gone(String),
+    /// Something that was there before and comes back.
     Old(String),
 }
 
@@ -52,7 +54,7 @@ impl std::fmt::Display for Object {
             Object::Table(name) => write!(f, "the table {name}"),
             Object::Chain { table, chain } => write!(f, "the {table} chain {chain}"),
             Object::Rule { table, chain, number } => write!(f, "the {table} rule {number} of {chain}"),
-            Object::Old(what) => f.write_str(what),
+            Object::Gone(what) | Object::Old(what) => f.write_str(what),
         }
     }
 }
@@ -66,6 +68,9 @@ pub(super) enum BatchError {
     TooLong(#[from] TooLong),
     #[error(transparent)]
     Malformed(#[from] Malformed),
+    /// A table that has to go belongs to the process with this netlink port.
+    #[error("the table {table} belongs to the process with the netlink port {port}")]
+    Owned { table: String, port: u32 },
 }
 
 /// Messages in the making.
@@ -208,16 +213,21 @@ impl Batch {
     }
 
     /// Deletes a table with all that is in it.
-    pub(super) fn delete_table(&mut self, family: u8, name: &str) -> Result<(), BatchError> {
-        let object = Object::Old(format!("the table {} {name}", abi::family_name(family)));
-        self.message(None, object, message::DELTABLE, 0, abi::head(family, 0), |attributes| {
-            attributes.text(abi::table::NAME, name);
+    pub(super) fn delete_table(&mut self, table: &TableData) -> Result<(), BatchError> {
+        let what = format!("{} {}", abi::family_name(table.family), table.name);
+        if let Some(port) = table.owner {
+            return Err(BatchError::Owned { table: what, port });
+        }
+        let object = Object::Gone(format!("the table {what}"));
+        self.message(None, object, message::DELTABLE, 0, abi::head(table.family, 0), |attributes| {
+            attributes.text(abi::table::NAME, &table.name);
         })
     }
 
     /// Deletes a rule.
     pub(super) fn delete_rule(&mut self, table: &TableData, chain: &ChainData, rule: &RuleData) -> Result<(), BatchError> {
-        self.message(None, old_rule(table, chain), message::DELRULE, 0, abi::head(table.family, 0), |attributes| {
+        let object = Object::Gone(rule_text(table, chain));
+        self.message(None, object, message::DELRULE, 0, abi::head(table.family, 0), |attributes| {
             attributes.text(abi::rule::TABLE, &table.name).text(abi::rule::CHAIN, &chain.name);
             attributes.bytes(abi::rule::HANDLE, &rule.handle.to_be_bytes());
         })
@@ -225,14 +235,16 @@ impl Batch {
 
     /// Deletes all rules of a chain.
     pub(super) fn flush_chain(&mut self, table: &TableData, chain: &ChainData) -> Result<(), BatchError> {
-        self.message(None, old_rule(table, chain), message::DELRULE, 0, abi::head(table.family, 0), |attributes| {
+        let object = Object::Gone(rule_text(table, chain));
+        self.message(None, object, message::DELRULE, 0, abi::head(table.family, 0), |attributes| {
             attributes.text(abi::rule::TABLE, &table.name).text(abi::rule::CHAIN, &chain.name);
         })
     }
 
     /// Deletes a chain, which has no rules any more and none that jump to it.
     pub(super) fn delete_chain(&mut self, table: &TableData, chain: &ChainData) -> Result<(), BatchError> {
-        self.message(None, old_chain(table, chain), message::DELCHAIN, 0, abi::head(table.family, 0), |attributes| {
+        let object = Object::Gone(chain_text(table, chain));
+        self.message(None, object, message::DELCHAIN, 0, abi::head(table.family, 0), |attributes| {
             attributes.text(abi::chain::TABLE, &table.name).text(abi::chain::NAME, &chain.name);
         })
     }
@@ -243,11 +255,15 @@ impl Batch {
         self.message(None, object, message::NEWTABLE, CREATE | EXCLUSIVE, abi::head(table.family, 0), |attributes| {
             attributes.text(abi::table::NAME, &table.name).u32_be(abi::table::FLAGS, table.flags);
         })?;
-        for set in &table.sets {
-            self.recreate_set(table, set)?;
+        for object in &table.objects {
+            self.recreate_object(table, object)?;
         }
+        // Maps may lead to chains.
         for chain in &table.chains {
             self.recreate_chain(table, chain)?;
+        }
+        for set in &table.sets {
+            self.recreate_set(table, set)?;
         }
         for chain in &table.chains {
             for rule in &chain.rules {
@@ -257,7 +273,25 @@ impl Batch {
         Ok(())
     }
 
-    fn recreate_set(&mut self, table: &TableData, set: &Set) -> Result<(), BatchError> {
+    fn recreate_object(&mut self, table: &TableData, attributes: &[u8]) -> Result<(), BatchError> {
+        use abi::object::{DATA, NAME, TABLE, TYPE};
+        let mut kept = Vec::new();
+        for attribute in Attributes::new(attributes) {
+            let attribute = attribute?;
+            if matches!(attribute.kind, TABLE | NAME | TYPE | DATA) {
+                kept.push(attribute);
+            }
+        }
+        let object = Object::Old(format!("an object of the table {}", table.name));
+        self.message(None, object, message::NEWOBJ, CREATE, abi::head(table.family, 0), |attributes| {
+            for attribute in kept {
+                attributes.bytes(attribute.kind, attribute.value);
+            }
+        })
+    }
+
+    /// Makes a set again, with its elements.
+    pub(super) fn recreate_set(&mut self, table: &TableData, set: &Set) -> Result<(), BatchError> {
         self.sets += 1;
         let (id, head) = (self.sets, abi::head(table.family, 0));
         let object = Object::Old(format!("the set {} of the table {}", set.name, table.name));
@@ -294,7 +328,7 @@ impl Batch {
                 kept.push(attribute);
             }
         }
-        self.message(None, old_chain(table, chain), message::NEWCHAIN, CREATE, abi::head(table.family, 0), |attributes| {
+        self.message(None, Object::Old(chain_text(table, chain)), message::NEWCHAIN, CREATE, abi::head(table.family, 0), |attributes| {
             for attribute in kept {
                 attributes.bytes(attribute.kind, attribute.value);
             }
@@ -314,7 +348,7 @@ impl Batch {
             Position::Before(_) => CREATE,
         };
         let compat = super::view::compat_protocol(table, rule);
-        self.message(None, old_rule(table, chain), message::NEWRULE, flags, abi::head(table.family, 0), |attributes| {
+        self.message(None, Object::Old(rule_text(table, chain)), message::NEWRULE, flags, abi::head(table.family, 0), |attributes| {
             attributes.text(abi::rule::TABLE, &table.name).text(abi::rule::CHAIN, &chain.name);
             if let Position::Before(handle) = position {
                 attributes.bytes(abi::rule::POSITION, &handle.to_be_bytes());
@@ -342,12 +376,12 @@ pub(super) enum Position {
     Before(u64),
 }
 
-fn old_rule(table: &TableData, chain: &ChainData) -> Object {
-    Object::Old(format!("a rule of {} in the table {} {}", chain.name, abi::family_name(table.family), table.name))
+fn rule_text(table: &TableData, chain: &ChainData) -> String {
+    format!("a rule of {} in the table {} {}", chain.name, abi::family_name(table.family), table.name)
 }
 
-fn old_chain(table: &TableData, chain: &ChainData) -> Object {
-    Object::Old(format!("the chain {} of the table {} {}", chain.name, abi::family_name(table.family), table.name))
+fn chain_text(table: &TableData, chain: &ChainData) -> String {
+    format!("the chain {} of the table {} {}", chain.name, abi::family_name(table.family), table.name)
 }
 
 /// A batch that is ready to be sent.

@@ -12,6 +12,7 @@ use super::abi::{
     {CT_DIRECTION, CT_DREG, CT_KEY, CT_SREG}, {META_DREG, META_KEY, META_SREG},
 };
 use super::encode::address_field;
+use super::read::name_of;
 use super::sets::Set;
 use crate::kernel::legacy::extension;
 use crate::kernel::netlink::wire::{Attribute, Attributes, Malformed};
@@ -89,14 +90,13 @@ fn comment(mut data: &[u8]) -> Option<String> {
     None
 }
 
-/// The names of a rule's expressions, and whether each looks something up in a set.
+/// The names of the sets in which a rule looks something up.
 pub(super) fn lookups(expressions: &[u8]) -> Vec<String> {
-    let names = Attributes::new(expressions).flatten().filter_map(|element| {
-        let expression = Expression::parse(element).ok()?;
-        (expression.name == "lookup").then_some(())?;
-        Some(expression.data.find(lookup::SET).ok()??.text().ok()?.to_owned())
+    let sets = Attributes::new(expressions).flatten().filter_map(|element| {
+        let expression = Expression::parse(element).ok().filter(|expression| expression.name == "lookup")?;
+        Some(name_of(&expression.data.find(lookup::SET).ok()??))
     });
-    names.collect()
+    sets.collect()
 }
 
 /// The name of the expression that is the list element at `offset` of `message`.
@@ -135,7 +135,10 @@ impl<'a> Expression<'a> {
     }
 
     fn opaque(&self) -> Opaque {
-        Opaque { name: self.name.to_owned(), revision: 0, data: self.bytes.to_vec() }
+        // What is looked up in says more than the look-up.
+        let set = self.data.find(lookup::SET).ok().flatten().filter(|_| self.name == "lookup");
+        let name = set.map_or_else(|| self.name.to_owned(), |set| format!("lookup in {}", name_of(&set)));
+        Opaque { name, revision: 0, data: self.bytes.to_vec() }
     }
 }
 
@@ -294,7 +297,7 @@ impl Reading<'_, '_> {
         let Some(code) = verdict.nested().find(abi::VERDICT_CODE)? else { return Ok(None) };
         let to = || {
             let chain = verdict.nested().find(abi::VERDICT_CHAIN)?.ok_or(Malformed("jump without a chain"))?;
-            Ok((self.chain)(chain.text()?))
+            Ok((self.chain)(&name_of(&chain)))
         };
         let target = match code.u32_be()? {
             abi::ACCEPT => Target::Accept,
@@ -399,11 +402,8 @@ impl Reading<'_, '_> {
     /// An address, the beginning of one, or the protocol in the header itself.
     fn network_field(&self, offset: usize, len: usize, mask: Option<&(Vec<u8>, Vec<u8>)>, value: &[u8]) -> Option<Condition> {
         let family = self.family?;
-        let protocol_at = match family {
-            Family::V4 => 9,
-            Family::V6 => 6,
-        };
-        if (offset, len) == (protocol_at, 1) && mask.is_none() {
+        // IPv6 has extension headers between its own and that of the protocol.
+        if (family, offset, len) == (Family::V4, 9, 1) && mask.is_none() {
             return Some(Condition::Protocol(Protocol(u8::from_ne_bytes(value.try_into().ok()?))));
         }
         let (source, whole) = address_field(family);
@@ -443,7 +443,7 @@ impl Reading<'_, '_> {
     fn look_up(&mut self, expression: &Expression<'_>) -> Result<Option<()>, Malformed> {
         let (Some(register), Some(name)) = (expression.number(lookup::SREG)?, expression.data.find(lookup::SET)?) else { return Ok(None) };
         let negated = expression.number(lookup::FLAGS)?.unwrap_or(0) & lookup::INVERTED != 0;
-        let set = (self.set)(name.text()?).filter(|_| !matches!(expression.has(lookup::DREG), Ok(true)));
+        let set = (self.set)(&name_of(&name)).filter(|_| !matches!(expression.has(lookup::DREG), Ok(true)));
         let Some((loaded, set)) = self.loaded(register).filter(|loaded| loaded.mask.is_none() && !loaded.turned).zip(set) else {
             return Ok(None);
         };

@@ -44,13 +44,15 @@ pub(super) fn refusal(batch: &Complete, sequence: u32, error: NetlinkError) -> E
     let Some(about) = batch.about(sequence) else {
         return Error::Nftables { action: Action::Write, family: None, object: Object::Batch.to_string(), cause: NftCause::Other(error) };
     };
+    let action = if matches!(about.object, Object::Gone(_)) { Action::Remove } else { Action::Write };
     let cause = match &error {
         NetlinkError::Refused { errno: Errno::EPERM, .. } => NftCause::Denied,
+        NetlinkError::Refused { errno: Errno::EBUSY, .. } if action == Action::Remove => NftCause::Busy,
         NetlinkError::Refused { errno, .. } if matches!(about.object, Object::Batch) && is_absence(*errno) => NftCause::Absent(*errno),
         NetlinkError::Refused { errno, offset, .. } if is_absence(*errno) => missing(batch, about, *errno, *offset),
         _ => NftCause::Other(error),
     };
-    Error::Nftables { action: Action::Write, family: about.family, object: about.object.to_string(), cause }
+    Error::Nftables { action, family: about.family, object: about.object.to_string(), cause }
 }
 
 fn missing(batch: &Complete, about: &About, errno: Errno, offset: Option<u32>) -> NftCause {
@@ -72,7 +74,7 @@ fn missing(batch: &Complete, about: &About, errno: Errno, offset: Option<u32>) -
             }
             None => found("an expression of it".to_owned(), "CONFIG_NFT_REDIR, CONFIG_NFT_CT and CONFIG_NFT_TPROXY"),
         },
-        Object::Batch | Object::Old(_) => NftCause::Other(NetlinkError::Refused { errno, text: None, offset }),
+        Object::Batch | Object::Gone(_) | Object::Old(_) => NftCause::Other(NetlinkError::Refused { errno, text: None, offset }),
     }
 }
 

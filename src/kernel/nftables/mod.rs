@@ -29,6 +29,7 @@ use tracing::{debug, warn};
 use self::batch::{Batch, BatchError, Complete};
 pub use self::encode::EncodeError;
 use self::read::Snapshot;
+use self::view::Seen;
 use super::backend::{Backend, BackendName, Form, Held, Look, WriteError};
 use super::error::{Action, Error, NftCause};
 use super::netlink::{NetlinkError, Protocol, Socket};
@@ -42,7 +43,9 @@ pub struct Nftables {
     /// What there was before each batch that was sent, the first batch first.
     journal: Vec<Snapshot>,
     /// What was read last, if nothing was written since.
-    last: Option<Snapshot>,
+    last: Option<Seen>,
+    /// The generation that the last batch made.
+    written: Option<u32>,
 }
 
 /// How long to wait before trying again what somebody else has changed; doubled each time.
@@ -62,7 +65,7 @@ enum Sent {
 impl Nftables {
     /// nf_tables, reached when it is first needed; nothing is waited for after `deadline`.
     pub fn new(deadline: Instant) -> Nftables {
-        Nftables { socket: None, deadline, journal: Vec::new(), last: None }
+        Nftables { socket: None, deadline, journal: Vec::new(), last: None, written: None }
     }
 
     fn socket(&mut self) -> Result<&mut Socket, NetlinkError> {
@@ -73,9 +76,9 @@ impl Nftables {
         self.socket.as_mut().ok_or(NetlinkError::Timeout)
     }
 
-    /// The tables in which a mesh's rules may be.
-    fn snapshot(&mut self) -> Result<Snapshot, Error> {
-        self.snapshot_of(view::may_be_a_meshs)
+    /// What there is in the tables in which a mesh's rules may be.
+    fn see(&mut self) -> Result<Seen, Error> {
+        Ok(Seen::new(self.snapshot_of(view::may_be_a_meshs)?)?)
     }
 
     fn snapshot_of(&mut self, wanted: impl Fn(u8, &str) -> bool) -> Result<Snapshot, Error> {
@@ -125,6 +128,10 @@ impl Nftables {
             BatchError::Encode(error) => error.into(),
             BatchError::Malformed(malformed) => malformed.into(),
             BatchError::TooLong(error) => write_error(error.into(), "the rules"),
+            BatchError::Owned { table, port } => {
+                let object = format!("the table {table}");
+                Error::Nftables { action: Action::Remove, family: None, object, cause: NftCause::Owned(port) }
+            }
         })
     }
 }
@@ -140,13 +147,17 @@ impl Backend for Nftables {
 
     /// All families are read at once, and once for both.
     fn read(&mut self, family: Family, _needed: &[TableName], _look: Look) -> Result<Vec<Held>, Error> {
-        if family == Family::V4 || self.last.is_none() {
-            self.last = Some(self.snapshot()?);
-        }
-        match &self.last {
-            Some(snapshot) => Ok(view::held(snapshot, family)?),
-            None => Ok(Vec::new()),
-        }
+        let seen = match self.last.take().filter(|_| family == Family::V6) {
+            Some(seen) => seen,
+            None => self.see()?,
+        };
+        let held = seen.held.iter().filter(|held| held.ruleset.family == family).cloned().collect();
+        self.last = Some(seen);
+        Ok(held)
+    }
+
+    fn is_undisturbed(&self) -> bool {
+        self.written.is_some() && self.last.as_ref().map(|seen| seen.snapshot.generation) == self.written
     }
 
     fn write(
@@ -159,8 +170,8 @@ impl Backend for Nftables {
     ) -> Result<(), WriteError> {
         let mut pause = FIRST_PAUSE;
         loop {
-            let snapshot = match self.last.take().map_or_else(|| self.snapshot(), Ok) {
-                Ok(snapshot) => snapshot,
+            let seen = match self.last.take().map_or_else(|| self.see(), Ok) {
+                Ok(seen) => seen,
                 Err(Error::Nftables { cause: cause @ NftCause::Absent(_), .. }) => {
                     let refused = feature::for_all(plans, &cause);
                     // Where nothing is wanted, nothing can be missing.
@@ -169,12 +180,17 @@ impl Backend for Nftables {
                 Err(error) => return Err(WriteError::Failed(error)),
             };
             let mut dangling = Vec::new();
-            let fill = |batch: &mut Batch| plan::write(batch, mesh, plans, staying, &snapshot, &mut dangling);
-            let batch = self.batch(&snapshot, true, fill).map_err(WriteError::Failed)?;
+            let fill = |batch: &mut Batch| plan::write(batch, mesh, plans, staying, &seen, &mut dangling);
+            let batch = self.batch(&seen.snapshot, true, fill).map_err(WriteError::Failed)?;
             let Some(batch) = batch else { return Ok(()) };
-            let generation = snapshot.generation;
-            self.journal.push(snapshot);
+            let generation = seen.snapshot.generation;
+            self.journal.push(seen.snapshot);
             match self.send(&batch) {
+                // Longer than the system lets a message be.
+                Err(NetlinkError::Send(Errno::EMSGSIZE)) => {
+                    self.journal.pop();
+                    return Err(WriteError::Refused(feature::for_all(plans, &NftCause::TooLong)));
+                }
                 Err(error) => {
                     if !error.leaves_doubt() {
                         self.journal.pop();
@@ -190,6 +206,7 @@ impl Backend for Nftables {
                     let now =
                         self.socket().and_then(read::generation).map_err(|error| WriteError::Failed(write_error(error, "the rules")))?;
                     if now != generation {
+                        self.written = Some(now);
                         for rule in &dangling {
                             warn!("the foreign rule {rule} jumped to a chain that goes, and goes with it");
                         }
@@ -212,14 +229,14 @@ impl Backend for Nftables {
 
     /// A batch without an end is only checked, not carried out.
     fn rehearse(&mut self, mesh: Mesh, plans: &[Ruleset]) -> Result<(), WriteError> {
-        let snapshot = match self.snapshot() {
-            Ok(snapshot) => snapshot,
+        let seen = match self.see() {
+            Ok(seen) => seen,
             Err(Error::Nftables { cause: cause @ NftCause::Absent(_), .. }) => {
                 return Err(WriteError::Refused(feature::for_all(plans, &cause)));
             }
             Err(error) => return Err(WriteError::Failed(error)),
         };
-        let batch = self.batch(&snapshot, false, |batch| plan::write(batch, mesh, plans, &[], &snapshot, &mut Vec::new()));
+        let batch = self.batch(&seen.snapshot, false, |batch| plan::write(batch, mesh, plans, &[], &seen, &mut Vec::new()));
         let batch = batch.map_err(WriteError::Failed)?;
         let Some(batch) = batch else { return Ok(()) };
         match self.send(&batch).map_err(|error| WriteError::Failed(write_error(error, "the rules")))? {
@@ -229,7 +246,7 @@ impl Backend for Nftables {
     }
 
     fn tables(&mut self) -> Result<Vec<NftTable>, Error> {
-        let everything = self.snapshot_of(|_, _| true)?;
+        let everything = Seen::new(self.snapshot_of(|_, _| true)?)?;
         Ok(view::tables(&everything)?)
     }
 

@@ -3,11 +3,12 @@
 use std::collections::{HashMap, VecDeque};
 
 use super::abi;
-use super::batch::{Batch, BatchError};
-use super::read::{Snapshot, TableData};
-use super::view::{self, ISTIO_TABLES};
+use super::batch::{Batch, BatchError, Position};
+use super::decode;
+use super::read::{ChainData, RuleData, TableData};
+use super::view::{self, ISTIO_TABLES, Seen};
 use crate::kernel::backend::{Form, Held};
-use crate::ruleset::layout::OWN_TABLE;
+use crate::ruleset::layout::{self, OWN_TABLE};
 use crate::ruleset::print::iptables;
 use crate::ruleset::{Counters, Family, Mesh, Ownership, Ruleset, native};
 
@@ -23,45 +24,39 @@ pub(super) fn write(
     mesh: Mesh,
     plans: &[Ruleset],
     staying: &[(Family, Form)],
-    snapshot: &Snapshot,
+    seen: &Seen,
     dangling: &mut Vec<String>,
 ) -> Result<(), BatchError> {
-    for plan in plans {
-        for held in view::held(snapshot, plan.family)? {
-            if held.form == Form::IptablesNft && !staying.contains(&(plan.family, held.form)) {
-                remove_from_iptables(batch, mesh, &held, snapshot, dangling)?;
-            }
+    for plan in plans.iter().filter(|plan| !staying.contains(&(plan.family, Form::IptablesNft))) {
+        if let Some(held) = seen.in_form(Form::IptablesNft, plan.family) {
+            remove_from_iptables(batch, mesh, held, seen, dangling)?;
         }
     }
     if mesh == Mesh::Istio {
-        for (name, _) in ISTIO_TABLES {
-            if snapshot.table(abi::INET, name).is_some() {
-                batch.delete_table(abi::INET, name)?;
-            }
+        for table in ISTIO_TABLES.iter().filter_map(|(name, _)| seen.snapshot.table(abi::INET, name)) {
+            batch.delete_table(table)?;
         }
     }
     for plan in plans {
-        write_own_table(batch, mesh, plan, snapshot)?;
+        write_own_table(batch, mesh, plan, seen)?;
     }
     Ok(())
 }
 
-fn write_own_table(batch: &mut Batch, mesh: Mesh, plan: &Ruleset, snapshot: &Snapshot) -> Result<(), BatchError> {
+fn write_own_table(batch: &mut Batch, mesh: Mesh, plan: &Ruleset, seen: &Seen) -> Result<(), BatchError> {
     let family = plan.family;
-    let there = snapshot.table(abi::number(family), OWN_TABLE);
-    let held = view::held(snapshot, family)?.into_iter().find(|held| held.form == Form::MeshInit);
     let mut wanted = native::native(plan);
-    if let Some(held) = &held {
-        if held.agrees(mesh, plan) && (!plan.tables.is_empty() || !held.ruleset.tables.is_empty()) {
+    let there = seen.snapshot.table(abi::number(family), OWN_TABLE).zip(seen.in_form(Form::MeshInit, family));
+    let mut kept = Vec::new();
+    if let Some((table, held)) = there {
+        if held.agrees(mesh, plan) && held.has(mesh) != plan.tables.is_empty() {
             return Ok(());
         }
-        keep(&mut wanted, held, &held.ownership(mesh, None));
+        kept = others(table, held, &held.ownership(mesh, None));
         carry_counters(&mut wanted, &held.ruleset);
+        batch.delete_table(table)?;
     }
-    if there.is_some() {
-        batch.delete_table(abi::number(family), OWN_TABLE)?;
-    }
-    if wanted.tables.is_empty() {
+    if wanted.tables.is_empty() && kept.is_empty() {
         return Ok(());
     }
     batch.own_table(family)?;
@@ -69,29 +64,60 @@ fn write_own_table(batch: &mut Batch, mesh: Mesh, plan: &Ruleset, snapshot: &Sna
         for chain in &table.chains {
             batch.own_chain(family, table.name, chain)?;
         }
+    }
+    if let Some((table, _)) = there {
+        keep_chains(batch, table, &kept, &wanted)?;
+    }
+    for table in &wanted.tables {
         for chain in &table.chains {
             batch.own_rules(family, table.name, chain)?;
+        }
+    }
+    for (chain, rules) in &kept {
+        for rule in rules {
+            batch.recreate_rule(chain.table, chain.data, rule, Position::Last)?;
         }
     }
     Ok(())
 }
 
-/// Puts what is the other mesh's in the own table into `wanted` as well.
-fn keep(wanted: &mut Ruleset, held: &Held, ownership: &Ownership) {
-    for table in &held.ruleset.tables {
-        for chain in &table.chains {
-            let rules = || chain.rules.iter().enumerate().filter(|(index, _)| !ownership.owns_rule(table.name, chain, *index));
-            let is_others = match &chain.base {
-                Some(_) => rules().next().is_some(),
-                None => !ownership.owns_chain(&chain.name),
-            };
-            if is_others {
-                // Those that nf_tables cannot be told again were nobody's: the table is the meshes' alone.
-                let kept = rules().map(|(_, rule)| rule.clone()).filter(|rule| !rule.is_opaque());
-                wanted.table_mut(table.name).chain_mut(&chain.name).rules.extend(kept);
-            }
+/// A chain of a table.
+struct ChainOf<'a> {
+    table: &'a TableData,
+    data: &'a ChainData,
+}
+
+/// What is the other mesh's in the own table: it comes back as it was, byte for byte.
+fn others<'a>(table: &'a TableData, held: &Held, ownership: &Ownership) -> Vec<(ChainOf<'a>, Vec<&'a RuleData>)> {
+    let mut kept = Vec::new();
+    for data in &table.chains {
+        let (name, chain) = layout::chain_of(&data.name);
+        let Some(view) = held.ruleset.table(name).and_then(|table| table.chain(chain)) else { continue };
+        let is_others = |index: &usize| !ownership.owns_rule(name, view, *index);
+        let rules: Vec<&RuleData> = data.rules.iter().enumerate().filter(|(index, _)| is_others(index)).map(|(_, rule)| rule).collect();
+        let is_kept = if view.base.is_some() { !rules.is_empty() } else { !ownership.owns_chain(chain) };
+        if is_kept {
+            kept.push((ChainOf { table, data }, rules));
         }
     }
+    kept
+}
+
+/// Makes the chains that are kept and not wanted besides, and the sets that kept rules look packets up in.
+fn keep_chains(batch: &mut Batch, table: &TableData, kept: &[(ChainOf<'_>, Vec<&RuleData>)], wanted: &Ruleset) -> Result<(), BatchError> {
+    let is_wanted = |name: &str| {
+        let (table, chain) = layout::chain_of(name);
+        wanted.table(table).is_some_and(|table| table.chain(chain).is_some())
+    };
+    for (chain, _) in kept.iter().filter(|(chain, _)| !is_wanted(&chain.data.name)) {
+        batch.recreate_chain(table, chain.data)?;
+    }
+    let rules = kept.iter().flat_map(|(_, rules)| rules);
+    let used: Vec<String> = rules.flat_map(|rule| decode::lookups(&rule.expressions)).collect();
+    for set in table.sets.iter().filter(|set| used.contains(&set.name)) {
+        batch.recreate_set(table, set)?;
+    }
+    Ok(())
 }
 
 /// Rules that are there already go on counting from where they are.
@@ -113,44 +139,38 @@ fn carry_counters(wanted: &mut Ruleset, held: &Ruleset) {
 
 /// Takes the mesh's rules and chains out of iptables-nft's tables; what is foreign stays, the table and its built-in
 /// chains too.
-fn remove_from_iptables(
-    batch: &mut Batch,
-    mesh: Mesh,
-    held: &Held,
-    snapshot: &Snapshot,
-    dangling: &mut Vec<String>,
-) -> Result<(), BatchError> {
+fn remove_from_iptables(batch: &mut Batch, mesh: Mesh, held: &Held, seen: &Seen, dangling: &mut Vec<String>) -> Result<(), BatchError> {
     let family = held.ruleset.family;
     let ownership = held.ownership(mesh, None);
     for table in &held.ruleset.tables {
-        let Some(data) = snapshot.table(abi::number(family), table.name.as_str()).filter(|_| ownership.owns_any(table)) else { continue };
-        for chain in &table.chains {
-            let Some(chain_data) = data.chain(&chain.name) else { continue };
-            if chain.base.is_none() && ownership.owns_chain(&chain.name) {
+        let data = seen.snapshot.table(abi::number(family), table.name.as_str());
+        let Some(data) = data.filter(|_| ownership.owns_any(table)) else { continue };
+        let is_own = |chain: &&ChainData| chain.base.is_none() && mesh.owns_chain(&chain.name);
+        for chain_data in &data.chains {
+            if is_own(&chain_data) {
                 if !chain_data.rules.is_empty() {
                     batch.flush_chain(data, chain_data)?;
                 }
                 continue;
             }
+            // A base chain of another name has no part in the view, but may jump to the mesh's chains.
+            let view = table.chain(&chain_data.name);
             for (index, source) in chain_data.rules.iter().enumerate() {
-                let is_owned = ownership.owns_rule(table.name, chain, index);
+                let is_owned = view.is_some_and(|view| ownership.owns_rule(table.name, view, index));
                 // The kernel deletes no chain that a rule jumps to.
-                let leads_there = chain.rules.get(index).filter(|rule| mesh.owns_target(rule));
-                if let Some(rule) = leads_there.filter(|_| !is_owned) {
-                    dangling.push(format!("{family} {} {}", table.name, iptables::command(chain, index, rule, family)));
+                let rule = view::rule(Form::IptablesNft, data, source)?.rule;
+                if mesh.owns_target(&rule) && !is_owned {
+                    let text = iptables::specification(&rule, family);
+                    dangling.push(format!("{family} {} -A {} {text}", table.name, chain_data.name));
                 }
-                if is_owned || leads_there.is_some() {
+                if is_owned || mesh.owns_target(&rule) {
                     batch.delete_rule(data, chain_data, source)?;
                 }
             }
         }
-        for chain in own_chains(data, mesh) {
+        for chain in data.chains.iter().filter(is_own) {
             batch.delete_chain(data, chain)?;
         }
     }
     Ok(())
-}
-
-fn own_chains(table: &TableData, mesh: Mesh) -> impl Iterator<Item = &super::read::ChainData> {
-    table.chains.iter().filter(move |chain| chain.base.is_none() && mesh.owns_chain(&chain.name))
 }

@@ -8,7 +8,8 @@ use nix::errno::Errno;
 use super::abi::{self, message};
 use super::decode;
 use super::sets::Set;
-use crate::kernel::netlink::wire::{AttributeWriter, Attributes, Malformed, Message};
+use crate::kernel::legacy::extension;
+use crate::kernel::netlink::wire::{Attribute, AttributeWriter, Attributes, Malformed, Message};
 use crate::kernel::netlink::{NetlinkError, Socket};
 
 /// The tables that were asked for, as they were in one generation of the rules.
@@ -31,9 +32,13 @@ pub(super) struct TableData {
     pub(super) family: u8,
     pub(super) name: String,
     pub(super) flags: u32,
+    /// The netlink port of the process to which it belongs, if it belongs to one.
+    pub(super) owner: Option<u32>,
     pub(super) chains: Vec<ChainData>,
-    /// Its sets, if any of its rules looks something up.
+    /// Its sets, if any of its rules looks something up, or the table is a mesh's as a whole.
     pub(super) sets: Vec<Set>,
+    /// The attributes of its objects, in a table that is a mesh's as a whole.
+    pub(super) objects: Vec<Vec<u8>>,
 }
 
 impl TableData {
@@ -68,6 +73,8 @@ pub(super) struct BaseData {
     pub(super) priority: i32,
     /// `NF_ACCEPT` or `NF_DROP`
     pub(super) policy: u32,
+    /// The device at whose hook it is, for hooks that are a device's.
+    pub(super) device: Option<String>,
 }
 
 /// A rule.
@@ -140,15 +147,17 @@ pub(super) fn read_tables(from: &mut impl Lists, wanted: &impl Fn(u8, &str) -> b
     if tables.is_empty() {
         return Ok(tables);
     }
-    let chains = from.list(message::GETCHAIN, &abi::head(abi::UNSPEC, 0), |_| {}, parse_chain)?;
-    for (family, table, chain) in chains {
-        if let Some(table) = tables.iter_mut().find(|known| known.family == family && known.name == table) {
-            table.chains.push(chain);
-        }
+    let chains = from.list(message::GETCHAIN, &abi::head(abi::UNSPEC, 0), |_| {}, |message| parse_chain(message, &tables))?;
+    for (at, chain) in chains {
+        tables[at].chains.push(chain);
     }
     for table in &mut tables {
         read_rules(from, table)?;
-        read_sets(from, table)?;
+        let is_whole = super::view::is_replaced_whole(table);
+        read_sets(from, table, is_whole)?;
+        if is_whole {
+            read_objects(from, table)?;
+        }
     }
     Ok(tables)
 }
@@ -163,23 +172,31 @@ fn parse_table(message: &Message<'_>, wanted: &impl Fn(u8, &str) -> bool) -> Res
         return Ok(None);
     }
     let (family, attributes) = (family_of(message), message.attributes(abi::HEAD)?);
-    let name = required_text(&attributes, abi::table::NAME)?;
+    let name = required_name(&attributes, abi::table::NAME)?;
     let flags = attributes.find(abi::table::FLAGS)?.map_or(Ok(0), |flags| flags.u32_be())?;
-    let table = TableData { family, name: name.to_owned(), flags, chains: Vec::new(), sets: Vec::new() };
+    let owner = attributes.find(abi::table::OWNER)?.map(|owner| owner.u32_be()).transpose()?;
+    let table = TableData { family, name, flags, owner, chains: Vec::new(), sets: Vec::new(), objects: Vec::new() };
     Ok(Some(table).filter(|table| wanted(family, &table.name)))
 }
 
-fn required_text<'a>(attributes: &Attributes<'a>, kind: u16) -> Result<&'a str, Malformed> {
-    attributes.find(kind)?.ok_or(Malformed("nf_tables object without a name"))?.text()
+/// A name, which may be any bytes: see [`extension::text`].
+pub(super) fn name_of(attribute: &Attribute<'_>) -> String {
+    extension::text(attribute.value)
 }
 
-fn parse_chain(message: &Message<'_>) -> Result<Option<(u8, String, ChainData)>, Malformed> {
+fn required_name(attributes: &Attributes<'_>, kind: u16) -> Result<String, Malformed> {
+    Ok(name_of(&attributes.find(kind)?.ok_or(Malformed("nf_tables object without a name"))?))
+}
+
+/// A chain of one of `tables`, and the number of that table.
+fn parse_chain(message: &Message<'_>, tables: &[TableData]) -> Result<Option<(usize, ChainData)>, Malformed> {
     if message.kind != message::NEWCHAIN {
         return Ok(None);
     }
-    let attributes = message.attributes(abi::HEAD)?;
-    let table = required_text(&attributes, abi::chain::TABLE)?.to_owned();
-    let name = required_text(&attributes, abi::chain::NAME)?.to_owned();
+    let (family, attributes) = (family_of(message), message.attributes(abi::HEAD)?);
+    let table = required_name(&attributes, abi::chain::TABLE)?;
+    let Some(at) = tables.iter().position(|known| known.family == family && known.name == table) else { return Ok(None) };
+    let name = required_name(&attributes, abi::chain::NAME)?;
     let number = |from: &Attributes<'_>, kind| from.find(kind)?.map(|attribute| attribute.u32_be()).transpose();
     let base = match attributes.find(abi::chain::HOOK)? {
         None => None,
@@ -190,11 +207,12 @@ fn parse_chain(message: &Message<'_>) -> Result<Option<(u8, String, ChainData)>,
                 hook: number(&hook, abi::chain::HOOK_NUMBER)?.ok_or(Malformed("hook without a number"))?,
                 priority: number(&hook, abi::chain::HOOK_PRIORITY)?.unwrap_or(0) as i32,
                 policy: number(&attributes, abi::chain::POLICY)?.unwrap_or(abi::ACCEPT),
+                device: hook.find(abi::chain::HOOK_DEVICE)?.map(|device| name_of(&device)),
             })
         }
     };
     let bytes = message.payload.get(abi::HEAD..).unwrap_or_default().to_vec();
-    Ok(Some((family_of(message), table, ChainData { name, base, attributes: bytes, rules: Vec::new() })))
+    Ok(Some((at, ChainData { name, base, attributes: bytes, rules: Vec::new() })))
 }
 
 fn read_rules(from: &mut impl Lists, table: &mut TableData) -> Result<(), NetlinkError> {
@@ -217,31 +235,28 @@ fn parse_rule(message: &Message<'_>, table: &TableData) -> Result<Option<(String
     }
     let attributes = message.attributes(abi::HEAD)?;
     // Old kernels list the rules of all tables.
-    if required_text(&attributes, abi::rule::TABLE)? != table.name {
+    if required_name(&attributes, abi::rule::TABLE)? != table.name {
         return Ok(None);
     }
-    let chain = required_text(&attributes, abi::rule::CHAIN)?.to_owned();
+    let chain = required_name(&attributes, abi::rule::CHAIN)?;
     let handle = attributes.find(abi::rule::HANDLE)?.ok_or(Malformed("rule without a handle"))?.u64_be()?;
     let bytes = |kind| Ok(attributes.find(kind)?.map_or(Vec::new(), |attribute| attribute.value.to_vec()));
     let rule = RuleData { handle, expressions: bytes(abi::rule::EXPRESSIONS)?, user_data: bytes(abi::rule::USERDATA)? };
     Ok(Some((chain, rule)))
 }
 
-/// Reads the table's sets with what the rules look up in.
-fn read_sets(from: &mut impl Lists, table: &mut TableData) -> Result<(), NetlinkError> {
-    let used: Vec<String> =
-        table.chains.iter().flat_map(|chain| &chain.rules).flat_map(|rule| decode::lookups(&rule.expressions)).collect();
-    if used.is_empty() {
+/// Reads the table's sets if any of its rules looks something up, or `always`.
+fn read_sets(from: &mut impl Lists, table: &mut TableData, always: bool) -> Result<(), NetlinkError> {
+    let mut rules = table.chains.iter().flat_map(|chain| &chain.rules);
+    if !always && !rules.any(|rule| !decode::lookups(&rule.expressions).is_empty()) {
         return Ok(());
     }
     let head = abi::head(table.family, 0);
     let of_table = |attributes: &mut AttributeWriter<'_>| {
         attributes.text(abi::set::TABLE, &table.name);
     };
-    let mut sets = from.list(message::GETSET, &head, of_table, |message| {
-        let own = family_of(message) == table.family && required_text(&message.attributes(abi::HEAD)?, abi::set::TABLE)? == table.name;
-        if own { Set::parse(message) } else { Ok(None) }
-    })?;
+    let mut sets =
+        from.list(message::GETSET, &head, of_table, |message| if is_of(message, table)? { Set::parse(message) } else { Ok(None) })?;
     for set in &mut sets {
         let of_set = |attributes: &mut AttributeWriter<'_>| {
             attributes.text(abi::elements::TABLE, &table.name).text(abi::elements::SET, &set.name);
@@ -256,5 +271,26 @@ fn read_sets(from: &mut impl Lists, table: &mut TableData) -> Result<(), Netlink
         set.fill(lists)?;
     }
     table.sets = sets;
+    Ok(())
+}
+
+/// Whether a set or an object is of that table: all of them name it in the same attribute.
+fn is_of(message: &Message<'_>, table: &TableData) -> Result<bool, Malformed> {
+    Ok(family_of(message) == table.family && required_name(&message.attributes(abi::HEAD)?, abi::set::TABLE)? == table.name)
+}
+
+/// Reads the table's objects, which kernels before 4.10 do not have.
+fn read_objects(from: &mut impl Lists, table: &mut TableData) -> Result<(), NetlinkError> {
+    let of_table = |attributes: &mut AttributeWriter<'_>| {
+        attributes.text(abi::object::TABLE, &table.name);
+    };
+    let objects = from.list(message::GETOBJ, &abi::head(table.family, 0), of_table, |message| {
+        let is_one = message.kind == message::NEWOBJ && is_of(message, table)?;
+        Ok(is_one.then(|| message.payload.get(abi::HEAD..).unwrap_or_default().to_vec()))
+    });
+    table.objects = match objects {
+        Err(NetlinkError::Refused { errno: Errno::EINVAL | Errno::EOPNOTSUPP, .. }) => Vec::new(),
+        objects => objects?,
+    };
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Sets of values that rules look packets up in.
 
 use super::abi;
+use super::read::name_of;
 use crate::kernel::netlink::wire::{Attributes, Malformed, Message};
 
 /// A set as a kernel tells it.
@@ -11,7 +12,8 @@ pub(super) struct Set {
     /// `NFT_SET_*`
     pub(super) flags: u32,
     /// First and last value of each interval, in ascending order; single values are both. `None` for a set that is more
-    /// than a list of values: a map, or one with an element for all that is not listed.
+    /// than a list of values which stays as it is: a map, one whose elements time out, one with an element for all that is
+    /// not listed, and every one that has a name of its own.
     pub(super) intervals: Option<Vec<(Vec<u8>, Vec<u8>)>>,
     /// The attributes of the set, to make it again.
     pub(super) attributes: Vec<u8>,
@@ -26,7 +28,7 @@ impl Set {
             return Ok(None);
         }
         let attributes = message.attributes(abi::HEAD)?;
-        let name = attributes.find(abi::set::NAME)?.ok_or(Malformed("set without a name"))?.text()?.to_owned();
+        let name = name_of(&attributes.find(abi::set::NAME)?.ok_or(Malformed("set without a name"))?);
         let flags = attributes.find(abi::set::FLAGS)?.map_or(Ok(0), |flags| flags.u32_be())?;
         let bytes = message.payload.get(abi::HEAD..).unwrap_or_default().to_vec();
         Ok(Some(Set { name, flags, intervals: None, attributes: bytes, elements: Vec::new() }))
@@ -35,7 +37,8 @@ impl Set {
     /// Takes the lists of elements in.
     pub(super) fn fill(&mut self, lists: Vec<Vec<u8>>) -> Result<(), Malformed> {
         self.intervals = None;
-        if self.flags & abi::SET_MAP == 0
+        let fixed = abi::SET_ANONYMOUS | abi::SET_CONSTANT;
+        if self.flags & !abi::SET_INTERVAL == fixed
             && let Some(keys) = lists.iter().map(|list| keys_of(list)).collect::<Result<Option<Vec<_>>, _>>()?
         {
             let keys = keys.concat();
@@ -60,8 +63,15 @@ fn keys_of(list: &[u8]) -> Result<Option<Vec<Key>>, Malformed> {
     for element in Attributes::new(list) {
         let parts = element?.nested();
         let flags = parts.find(abi::ELEMENT_FLAGS)?.map_or(Ok(0), |flags| flags.u32_be())?;
-        // An element for whatever is in no interval has no key, one of several fields that are ranges has two.
-        let (Some(key), None) = (parts.find(abi::ELEMENT_KEY)?, parts.find(abi::ELEMENT_KEY_END)?) else { return Ok(None) };
+        // An element for whatever is in no interval has no key; one of several fields that are ranges has two, and others
+        // have a time after which they go.
+        let known = [abi::ELEMENT_KEY, abi::ELEMENT_FLAGS, abi::ELEMENT_USERDATA, abi::ELEMENT_PAD];
+        for part in parts.clone() {
+            if !known.contains(&part?.kind) {
+                return Ok(None);
+            }
+        }
+        let Some(key) = parts.find(abi::ELEMENT_KEY)? else { return Ok(None) };
         let value = key.nested().find(abi::DATA_VALUE)?.ok_or(Malformed("set element without a value"))?.value;
         keys.push((value.to_vec(), flags & abi::INTERVAL_END != 0));
     }

@@ -4,9 +4,8 @@ use std::time::Instant;
 
 use super::batch::{Batch, BatchError, Position};
 use super::read::{ChainData, RuleData, Snapshot, TableData};
-use super::view;
+use super::view::{self, is_replaced_whole};
 use super::{FIRST_PAUSE, Nftables, Sent, write_error};
-use crate::kernel::backend::Form;
 use crate::kernel::error::Error;
 
 impl Nftables {
@@ -15,7 +14,7 @@ impl Nftables {
     pub(super) fn put_back(&mut self, before: &Snapshot) -> Result<(), Error> {
         let mut cautious = false;
         loop {
-            let now = self.snapshot()?;
+            let now = self.snapshot_of(view::may_be_a_meshs)?;
             let batch = self.batch(&now, true, |batch| restore(batch, before, &now, cautious))?;
             let Some(batch) = batch else { return Ok(()) };
             match self.send(&batch).map_err(|error| write_error(error, "what was there before"))? {
@@ -37,8 +36,8 @@ fn restore(batch: &mut Batch, before: &Snapshot, now: &Snapshot, cautious: bool)
         if then.zip(there).is_some_and(|(then, there)| is_same(then, there)) {
             continue;
         }
-        if there.is_some() {
-            batch.delete_table(table.family, &table.name)?;
+        if let Some(there) = there {
+            batch.delete_table(there)?;
         }
         if let Some(then) = then {
             batch.recreate_table(then)?;
@@ -51,11 +50,6 @@ fn restore(batch: &mut Batch, before: &Snapshot, now: &Snapshot, cautious: bool)
         }
     }
     Ok(())
-}
-
-/// Whether the table is a mesh's as a whole.
-fn is_replaced_whole(table: &TableData) -> bool {
-    matches!(view::form_of(table.family, &table.name), Some(Form::MeshInit | Form::IstioNft))
 }
 
 /// Whether it is still the table that it was: the same rules by their handles, which no two have.

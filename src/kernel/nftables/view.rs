@@ -28,46 +28,83 @@ pub(super) fn form_of(family: u8, name: &str) -> Option<Form> {
     }
 }
 
-/// What `snapshot` has of `family`, in each form that it has any of.
-pub(super) fn held(snapshot: &Snapshot, family: Family) -> Result<Vec<Held>, Malformed> {
-    let mut all = Vec::new();
-    for form in [Form::MeshInit, Form::IptablesNft, Form::IstioNft] {
-        let mut held = Held::new(form, family);
-        for table in &snapshot.tables {
-            let seen =
-                form_of(table.family, &table.name) == Some(form) && (table.family == abi::INET || table.family == abi::number(family));
-            if seen {
-                add_table(&mut held, table)?;
+/// Whether the table is a mesh's as a whole: it is deleted and made again rather than changed.
+pub(super) fn is_replaced_whole(table: &TableData) -> bool {
+    matches!(form_of(table.family, &table.name), Some(Form::MeshInit | Form::IstioNft))
+}
+
+/// Tables as they were read, and what they mean.
+#[derive(Clone, Debug)]
+pub(super) struct Seen {
+    pub(super) snapshot: Snapshot,
+    /// What there is of each family, in each form that there is any of.
+    pub(super) held: Vec<Held>,
+}
+
+impl Seen {
+    pub(super) fn new(snapshot: Snapshot) -> Result<Seen, Malformed> {
+        let mut all = Vec::new();
+        for family in Family::ALL {
+            for form in [Form::MeshInit, Form::IptablesNft, Form::IstioNft] {
+                let mut held = Held::new(form, family);
+                let is_seen = |table: &&TableData| {
+                    form_of(table.family, &table.name) == Some(form) && (table.family == abi::INET || table.family == abi::number(family))
+                };
+                for table in snapshot.tables.iter().filter(is_seen) {
+                    add_table(&mut held, table)?;
+                }
+                if !held.ruleset.tables.is_empty() || !held.faults.is_empty() {
+                    all.push(held);
+                }
             }
         }
-        if !held.ruleset.tables.is_empty() || !held.faults.is_empty() {
-            all.push(held);
-        }
+        Ok(Seen { snapshot, held: all })
     }
-    Ok(all)
+
+    /// What there is of `family` in that form.
+    pub(super) fn in_form(&self, form: Form, family: Family) -> Option<&Held> {
+        self.held.iter().find(|held| held.form == form && held.ruleset.family == family)
+    }
 }
 
 fn add_table(held: &mut Held, table: &TableData) -> Result<(), Malformed> {
-    let family = held.ruleset.family;
-    let what = || format!("{family} table {} {}", abi::family_name(table.family), table.name);
+    let (family, form) = (held.ruleset.family, held.form);
+    let what = format!("{family} table {} {}", abi::family_name(table.family), table.name);
+    let name = table_name(form, table);
+    let mut fault = |name: TableName, fault: String| held.faults.push((name, format!("{what}{fault}")));
     if table.flags & abi::DORMANT != 0 {
-        let fault = format!("{} is dormant: it catches nothing", what());
-        held.faults.push(fault);
+        fault(name, " is dormant: it catches nothing".to_owned());
     }
-    if held.form == Form::MeshInit && table.chains.is_empty() {
-        let fault = format!("{} is empty", what());
-        held.faults.push(fault);
+    if table.flags & abi::OWNED != 0 && form != Form::IptablesNft {
+        fault(name, format!(" belongs to a process (netlink port {}), and goes when that ends", table.owner.unwrap_or_default()));
+    }
+    if form == Form::MeshInit {
+        if table.chains.is_empty() {
+            fault(name, " is empty".to_owned());
+        }
+        for set in table.sets.iter().filter(|set| set.flags & abi::SET_ANONYMOUS == 0) {
+            fault(name, format!(": unexpected set {}", set.name));
+        }
+        if !table.objects.is_empty() {
+            fault(name, ": unexpected counters, quotas or other objects".to_owned());
+        }
     }
     for data in &table.chains {
-        let (name, chain) = place(held.form, table, data);
-        if let Some(fault) = fault(name, &chain, data.base.as_ref(), held.form) {
-            let fault = format!("{} chain {}: {fault}", what(), data.name);
-            held.faults.push(fault);
+        let (name, chain) = place(form, table, data);
+        // A base chain of another name in iptables-nft's tables is somebody else's.
+        if form == Form::IptablesNft && data.base.is_some() && Hook::from_chain(&chain).is_none() {
+            continue;
+        }
+        if let Some(reason) = chain_fault(name, &chain, data.base.as_ref(), form) {
+            fault(name, format!(" chain {}: {reason}", data.name));
         }
         let mut rules = Vec::with_capacity(data.rules.len());
-        for source in &data.rules {
-            let decoded = rule(held.form, table, source)?;
-            if decoded.family.is_none_or(|only| only == held.ruleset.family) {
+        for (index, source) in data.rules.iter().enumerate() {
+            let decoded = rule(form, table, source)?;
+            if form == Form::MeshInit && decoded.rule.counters.is_none() {
+                fault(name, format!(" chain {}: rule {} has no counter", data.name, index + 1));
+            }
+            if decoded.family.is_none_or(|only| only == family) {
                 rules.push(decoded.rule);
             }
         }
@@ -83,6 +120,15 @@ fn add_table(held: &mut Held, table: &TableData) -> Result<(), Malformed> {
     Ok(())
 }
 
+/// The table of iptables that a table stands for; of mesh-init's own, in which all are, the one that matters most.
+fn table_name(form: Form, table: &TableData) -> TableName {
+    let known = match form {
+        Form::IstioNft => ISTIO_TABLES.iter().find(|(known, _)| *known == table.name).map(|(_, name)| *name),
+        _ => TableName::ALL.into_iter().find(|known| known.as_str() == table.name),
+    };
+    known.unwrap_or(TableName::Nat)
+}
+
 /// Which chain of which table it is.
 fn place(form: Form, table: &TableData, chain: &ChainData) -> (TableName, String) {
     match form {
@@ -90,14 +136,8 @@ fn place(form: Form, table: &TableData, chain: &ChainData) -> (TableName, String
             let (table, name) = layout::chain_of(&chain.name);
             (table, name.to_owned())
         }
-        Form::IstioNft => {
-            let name = ISTIO_TABLES.iter().find(|(known, _)| *known == table.name).map_or(TableName::Nat, |(_, name)| *name);
-            (name, istio_name(&chain.name))
-        }
-        Form::IptablesNft | Form::Legacy => {
-            let name = TableName::ALL.into_iter().find(|known| known.as_str() == table.name).unwrap_or(TableName::Nat);
-            (name, chain.name.clone())
-        }
+        Form::IstioNft => (table_name(form, table), istio_name(&chain.name)),
+        Form::IptablesNft | Form::Legacy => (table_name(form, table), chain.name.clone()),
     }
 }
 
@@ -106,29 +146,36 @@ fn istio_name(name: &str) -> String {
     name.to_ascii_uppercase().replace('-', "_")
 }
 
-/// Why a chain does not catch what a chain of its name in iptables would.
-fn fault(table: TableName, chain: &str, base: Option<&BaseData>, form: Form) -> Option<String> {
+/// Why a chain does not catch what a chain of its name in iptables would. Hook and priority are iptables' in all forms; a
+/// policy counts where nobody but the mesh can have set it.
+fn chain_fault(table: TableName, chain: &str, base: Option<&BaseData>, form: Form) -> Option<String> {
     let seat = Hook::from_chain(chain).and_then(|hook| Some((hook, Seat::of(table, hook)?)));
     match (seat, base) {
         (None, None) => None,
         (Some((hook, seat)), Some(base)) => {
-            // Istio's own tables have their mangle output chain and all others where iptables has them, too.
             let right = base.kind == seat.kind && base.hook == hook as u32 && base.priority == seat.priority;
             if !right {
                 let planned = format!("type {} hook {} priority {}", seat.kind, hook.chain().to_ascii_lowercase(), seat.priority);
-                return Some(format!("{}, planned as {planned}", described(base)));
+                return Some(format!("{}, planned as {planned}", described(base, abi::INET)));
             }
-            (form == Form::MeshInit && base.policy != abi::ACCEPT).then(|| "its policy is drop".to_owned())
+            (form != Form::IptablesNft && base.policy != abi::ACCEPT).then(|| "its policy is drop".to_owned())
         }
         (Some(_), None) => Some("it is at no hook: it catches nothing".to_owned()),
-        (None, Some(base)) => Some(format!("unexpected {}", described(base))),
+        (None, Some(base)) => Some(format!("unexpected {}", described(base, abi::INET))),
     }
 }
 
-fn described(base: &BaseData) -> String {
-    let hook = Hook::ALL.into_iter().find(|hook| *hook as u32 == base.hook);
-    let name = hook.map_or_else(|| base.hook.to_string(), |hook| hook.chain().to_ascii_lowercase());
-    format!("type {} hook {name} priority {}", base.kind, base.priority)
+/// A base chain's place in the words of nft.
+fn described(base: &BaseData, family: u8) -> String {
+    // arp and netdev number their hooks for themselves; one more hook of inet is a device's.
+    let names: &[&str] = match abi::family_name(family) {
+        "arp" => &["input", "output", "forward"],
+        "netdev" => &["ingress", "egress"],
+        _ => &["prerouting", "input", "forward", "output", "postrouting", "ingress"],
+    };
+    let hook = names.get(base.hook as usize).map_or_else(|| base.hook.to_string(), |name| (*name).to_owned());
+    let device = base.device.as_ref().map(|device| format!(" device \"{device}\"")).unwrap_or_default();
+    format!("type {} hook {hook}{device} priority {}", base.kind, base.priority)
 }
 
 /// What a rule of a table means.
@@ -166,10 +213,9 @@ pub(super) fn compat_protocol(table: &TableData, source: &RuleData) -> Option<(u
     })
 }
 
-/// Everything in `snapshot`, to be shown.
-pub(super) fn tables(snapshot: &Snapshot) -> Result<Vec<NftTable>, Malformed> {
-    let held: Vec<Held> = Family::ALL.into_iter().map(|family| held(snapshot, family)).collect::<Result<Vec<_>, _>>()?.concat();
-    snapshot.tables.iter().map(|table| shown(table, &held)).collect()
+/// Everything there is, to be shown.
+pub(super) fn tables(seen: &Seen) -> Result<Vec<NftTable>, Malformed> {
+    seen.snapshot.tables.iter().map(|table| shown(table, &seen.held)).collect()
 }
 
 fn shown(table: &TableData, held: &[Held]) -> Result<NftTable, Malformed> {
@@ -194,7 +240,12 @@ fn shown(table: &TableData, held: &[Held]) -> Result<NftTable, Malformed> {
             Ok(NftRule { rule, only: family, owner: owners.iter().find(owns).map(|(mesh, ..)| *mesh) })
         });
         let owner = owners.iter().find(|(_, ownership, _)| ownership.owns_chain(&chain)).map(|(mesh, ..)| *mesh);
-        Ok(NftChain { name: data.name.clone(), base: data.base.as_ref().map(seat_text), owner, rules: rules.collect::<Result<_, _>>()? })
+        Ok(NftChain {
+            name: data.name.clone(),
+            base: data.base.as_ref().map(|base| seat_text(base, table.family)),
+            owner,
+            rules: rules.collect::<Result<_, _>>()?,
+        })
     });
     let dormant = table.flags & abi::DORMANT != 0;
     Ok(NftTable { family: abi::family_name(table.family), name: table.name.clone(), dormant, chains: chains.collect::<Result<_, _>>()? })
@@ -204,7 +255,7 @@ fn source_of<'a>(table: &TableData, source: &'a RuleData) -> Source<'a> {
     Source { family: table.family, expressions: &source.expressions, user_data: &source.user_data }
 }
 
-fn seat_text(base: &BaseData) -> String {
+fn seat_text(base: &BaseData, family: u8) -> String {
     let policy = if base.policy == abi::DROP { "drop" } else { "accept" };
-    format!("{}; policy {policy};", described(base))
+    format!("{}; policy {policy};", described(base, family))
 }

@@ -94,8 +94,8 @@ impl RulesetView {
 
     /// The same view, of rules in that packet filter and form, which may have faults.
     #[must_use]
-    pub fn in_form(self, backend: &'static str, form: &'static str, faults: &[String]) -> RulesetView {
-        RulesetView { backend: Some(backend), form: Some(form), faults: faults.to_vec(), ..self }
+    pub fn in_form(self, backend: &'static str, form: &'static str, faults: Vec<String>) -> RulesetView {
+        RulesetView { backend: Some(backend), form: Some(form), faults, ..self }
     }
 }
 

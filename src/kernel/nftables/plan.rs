@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 
 use super::abi;
 use super::batch::{Batch, BatchError};
+use super::encode;
 use super::read::{Snapshot, TableData};
 use super::view::{self, ISTIO_TABLES};
 use crate::kernel::backend::{Form, Held};
@@ -78,6 +79,7 @@ fn write_own_table(batch: &mut Batch, mesh: Mesh, plan: &Ruleset, snapshot: &Sna
 
 /// Puts what is the other mesh's in the own table into `wanted` as well.
 fn keep(wanted: &mut Ruleset, held: &Held, ownership: &Ownership) {
+    let family = wanted.family;
     for table in &held.ruleset.tables {
         for chain in &table.chains {
             let rules = || chain.rules.iter().enumerate().filter(|(index, _)| !ownership.owns_rule(table.name, chain, *index));
@@ -87,7 +89,7 @@ fn keep(wanted: &mut Ruleset, held: &Held, ownership: &Ownership) {
             };
             if is_others {
                 // Those that nf_tables cannot be told again were nobody's: the table is the meshes' alone.
-                let kept = rules().map(|(_, rule)| rule.clone()).filter(|rule| !rule.is_opaque());
+                let kept = rules().map(|(_, rule)| rule.clone()).filter(|rule| encode::sets(family, rule).is_ok());
                 wanted.table_mut(table.name).chain_mut(&chain.name).rules.extend(kept);
             }
         }
@@ -153,4 +155,41 @@ fn remove_from_iptables(
 
 fn own_chains(table: &TableData, mesh: Mesh) -> impl Iterator<Item = &super::read::ChainData> {
     table.chains.iter().filter(move |chain| chain.base.is_none() && mesh.owns_chain(&chain.name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::read::{ChainData, RuleData};
+    use super::*;
+    use crate::kernel::netlink::wire::{AttributeWriter, Header, Messages, append_message};
+    use crate::ruleset::{Condition, PortRange, Rule, TableName, Target};
+
+    fn data(handle: u64, rule: &Rule) -> RuleData {
+        let mut bytes = Vec::new();
+        let write = |list: &mut AttributeWriter<'_>| encode::write(list, Family::V4, TableName::Nat, rule, &[]);
+        append_message(&mut bytes, Header { kind: 0, flags: 0, sequence: 0 }, &[], write).unwrap();
+        let expressions = Messages::new(&bytes).next().unwrap().unwrap().payload.to_vec();
+        RuleData { handle, expressions, user_data: Vec::new() }
+    }
+
+    #[test]
+    fn a_rule_that_cannot_be_written_again_stops_no_removal() {
+        let chain = |name: &str, rules| ChainData { name: name.to_owned(), base: None, attributes: Vec::new(), rules };
+        let foreign = Rule::new([Condition::DestinationPort(PortRange::single(80)).into()], Target::Drop);
+        assert!(encode::sets(Family::V4, &foreign).is_err() && !foreign.is_opaque());
+        let istio = chain("ISTIO_OUTPUT", vec![data(1, &foreign), data(2, &Rule::new([], Target::Return))]);
+        let table = TableData {
+            family: abi::IPV4,
+            name: OWN_TABLE.to_owned(),
+            flags: 0,
+            chains: vec![istio, chain("PROXY_INIT_OUTPUT", Vec::new())],
+            sets: Vec::new(),
+        };
+        let snapshot = Snapshot { generation: 1, tables: vec![table] };
+        let mut batch = Batch::new(1, 1).unwrap();
+        write(&mut batch, Mesh::Linkerd, &[Ruleset::new(Family::V4)], &[], &snapshot, &mut Vec::new()).unwrap();
+        let complete = batch.end(true).unwrap();
+        let made = |kind| Messages::new(&complete.bytes).flatten().filter(|message| message.kind == kind).count();
+        assert_eq!((made(abi::message::NEWCHAIN), made(abi::message::NEWRULE)), (1, 1));
+    }
 }

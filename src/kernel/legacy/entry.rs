@@ -78,6 +78,15 @@ impl Entry {
         put(&mut self.bytes, at, &u32_at(&other.bytes, at).unwrap_or_default().to_ne_bytes());
     }
 
+    /// Whether every packet that comes here gets a verdict of the target's own, as at the end of a chain.
+    pub(super) fn is_unconditional_verdict(&self, family: Family) -> bool {
+        let head = self.bytes.get(..Layout::of(family).nfcache);
+        let leaves = |(matches, target): (Vec<Extension<'_>>, Extension<'_>)| {
+            matches.is_empty() && target.standard_verdict().is_some_and(|verdict| verdict < 0)
+        };
+        head.is_some_and(|head| head.iter().all(|byte| *byte == 0)) && Extension::all(&self.bytes, family).is_some_and(leaves)
+    }
+
     /// Whether both entries are the same rule: counters and the kernel's own notes are of no account.
     pub(super) fn same_rule(&self, other: &Entry, family: Family) -> bool {
         self.lead == other.lead && self.bytes.len() == other.bytes.len() && self.identity(family) == other.identity(family)

@@ -7,7 +7,7 @@ use super::encode::{self, EncodeError};
 use super::entry::{Entry, Lead};
 use super::feature::Feature;
 use super::table::{RawChain, RawTable};
-use crate::ruleset::{Condition, Counters, Family, Hook, Ownership, Rule, Table};
+use crate::ruleset::{Chain, Condition, Counters, Family, Hook, Ownership, Rule, Table};
 
 /// What a mesh has in a table.
 #[derive(Debug, Default)]
@@ -96,8 +96,9 @@ pub(super) fn splice(raw: &RawTable, held: &Table, ownership: &Ownership, part: 
 
     table.chains.retain(|chain| chain.hook().is_some() || !ownership.owns_chain(&chain.name) || wanted.contains(&chain.name));
     let Part { chains, mut base } = part;
+    let views: HashMap<&str, &Chain> = held.chains.iter().map(|chain| (chain.name.as_str(), chain)).collect();
     for chain in &mut table.chains {
-        let Some(view) = held.chain(&chain.name) else { continue };
+        let Some(view) = views.get(chain.name.as_str()) else { continue };
         match chain.hook() {
             Some(hook) => {
                 let owned: Vec<bool> = (0..chain.rules.len()).map(|index| ownership.owns_rule(raw.name, view, index)).collect();

@@ -262,7 +262,7 @@ fn group(family: Family, info: &Info, entries: &mut Vec<Entry>, offsets: &[usize
             match open.take() {
                 None => {}
                 Some((_, RawKind::Base(_), _)) => return Err("a built-in chain has no policy at its end"),
-                Some((name, kind, rules)) => chains.push(close(name, kind, rules)?),
+                Some((name, kind, rules)) => chains.push(close(family, name, kind, rules)?),
             }
         }
         match (begins.get(&index), head) {
@@ -282,14 +282,14 @@ fn group(family: Family, info: &Info, entries: &mut Vec<Entry>, offsets: &[usize
                 return Err("a hook ends in another chain");
             }
             if let Some((name, kind, rules)) = open.take() {
-                chains.push(close(name, kind, rules)?);
+                chains.push(close(family, name, kind, rules)?);
             }
         }
     }
     match open.take() {
         None => {}
         Some((_, RawKind::Base(_), _)) => return Err("a built-in chain has no policy at its end"),
-        Some((name, kind, rules)) => chains.push(close(name, kind, rules)?),
+        Some((name, kind, rules)) => chains.push(close(family, name, kind, rules)?),
     }
     if chains.iter().filter(|chain| chain.hook().is_some()).count() != hooks {
         return Err("a hook is missing");
@@ -306,8 +306,12 @@ fn group(family: Family, info: &Info, entries: &mut Vec<Entry>, offsets: &[usize
     Ok((chains, end))
 }
 
-fn close(name: String, kind: RawKind, mut rules: Vec<Entry>) -> Result<RawChain, &'static str> {
+fn close(family: Family, name: String, kind: RawKind, mut rules: Vec<Entry>) -> Result<RawChain, &'static str> {
     let end = rules.pop().ok_or("a chain has no entry at its end")?;
+    // Anything else would be a rule, which nobody would see here, and a jump would lead astray when entries move.
+    if !end.is_unconditional_verdict(family) {
+        return Err("a chain ends with a rule");
+    }
     Ok(RawChain { name, kind, rules, end })
 }
 
@@ -389,6 +393,22 @@ mod tests {
         let mut table = sample(Family::V4);
         table.chains.retain(|chain| chain.name != "INNER");
         assert_eq!(table.to_replace(), None);
+    }
+
+    #[test]
+    fn a_rule_at_the_end_of_a_chain_is_not_overlooked() {
+        for family in Family::ALL {
+            let mut table = sample(family);
+            let chain = table.chain_mut("OUTER");
+            let [jump, .., last] = chain.rules.as_slice() else { panic!() };
+            for end in [jump.clone(), last.clone()] {
+                let mut table = sample(family);
+                table.chain_mut("OUTER").end = Entry { lead: Lead::Nowhere, ..end };
+                let (info, blob) = testing::answers(&table.to_replace().unwrap());
+                let problem = RawTable::parse(family, TableName::Nat, &info, &blob).unwrap_err().problem;
+                assert_eq!(problem, "a chain ends with a rule");
+            }
+        }
     }
 
     #[test]

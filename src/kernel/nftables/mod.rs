@@ -8,6 +8,8 @@
 mod abi;
 mod batch;
 mod decode;
+#[cfg(test)]
+mod decode_tests;
 mod encode;
 mod expressions;
 mod feature;

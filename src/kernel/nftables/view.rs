@@ -1,13 +1,15 @@
 //! Tables of nf_tables as rule sets: mesh-init's own, those of iptables-nft, and those that Istio's `--native-nftables`
 //! makes.
 
+use std::collections::HashMap;
+
 use super::abi;
 use super::decode::{self, Decoded, Source};
 use super::read::{BaseData, ChainData, RuleData, Snapshot, TableData};
 use crate::kernel::backend::{Form, Held};
 use crate::kernel::netlink::wire::Malformed;
 use crate::ruleset::layout::{self, OWN_TABLE, Seat};
-use crate::ruleset::{Base, Condition, Family, Hook, Mesh, NftChain, NftRule, NftTable, Ownership, Policy, Rule, Ruleset, TableName};
+use crate::ruleset::{Base, Chain, Condition, Family, Hook, Mesh, NftChain, NftRule, NftTable, Ownership, Policy, Rule, TableName};
 
 /// The tables that `pilot-agent istio-iptables --native-nftables` makes, all of family `inet`.
 pub(super) const ISTIO_TABLES: [(&str, TableName); 3] =
@@ -218,32 +220,46 @@ pub(super) fn tables(seen: &Seen) -> Result<Vec<NftTable>, Malformed> {
     seen.snapshot.tables.iter().map(|table| shown(table, &seen.held)).collect()
 }
 
+/// What is a mesh's of what is held, whose chains are found by their names: there may be very many.
+struct Owner<'a> {
+    mesh: Mesh,
+    ownership: Ownership,
+    chains: HashMap<(TableName, &'a str), &'a Chain>,
+}
+
+impl Owner<'_> {
+    fn new(mesh: Mesh, held: &Held) -> Owner<'_> {
+        let chains =
+            held.ruleset.tables.iter().flat_map(|table| table.chains.iter().map(|chain| ((table.name, chain.name.as_str()), chain)));
+        Owner { mesh, ownership: held.ownership(mesh, None), chains: chains.collect() }
+    }
+}
+
 fn shown(table: &TableData, held: &[Held]) -> Result<NftTable, Malformed> {
     let form = form_of(table.family, &table.name);
     let of_table =
         |held: &&Held| Some(held.form) == form && (table.family == abi::INET || abi::number(held.ruleset.family) == table.family);
-    let owners: Vec<(Mesh, Ownership, &Ruleset)> = held
+    let owners: Vec<Owner<'_>> = held
         .iter()
         .filter(of_table)
-        .flat_map(|held| Mesh::ALL.map(|mesh| (mesh, held.ownership(mesh, None), &held.ruleset)))
-        .filter(|(mesh, ..)| form != Some(Form::IstioNft) || *mesh == Mesh::Istio)
+        .flat_map(|held| Mesh::ALL.map(|mesh| Owner::new(mesh, held)))
+        .filter(|owner| form != Some(Form::IstioNft) || owner.mesh == Mesh::Istio)
         .collect();
     let chains = table.chains.iter().map(|data| {
         let (name, chain) = form.map_or((TableName::Nat, data.name.clone()), |form| place(form, table, data));
+        let viewed: Vec<Option<&Chain>> = owners.iter().map(|owner| owner.chains.get(&(name, chain.as_str())).copied()).collect();
         let rules = data.rules.iter().enumerate().map(|(index, source)| {
             let Decoded { rule, family } = decode::rule(source_of(table, source), &|set| table.set(set), &str::to_owned)?;
             // In Istio's tables all rules are Istio's, so that their places in a family's view do not matter.
-            let owns = |(_, ownership, ruleset): &&(Mesh, Ownership, &Ruleset)| {
-                let viewed = ruleset.table(name).and_then(|table| table.chain(&chain));
-                form == Some(Form::IstioNft) || viewed.is_some_and(|viewed| ownership.owns_rule(name, viewed, index))
+            let owns = |(owner, viewed): &(&Owner<'_>, &Option<&Chain>)| {
+                form == Some(Form::IstioNft) || viewed.is_some_and(|viewed| owner.ownership.owns_rule(name, viewed, index))
             };
-            Ok(NftRule { rule, only: family, owner: owners.iter().find(owns).map(|(mesh, ..)| *mesh) })
+            Ok(NftRule { rule, only: family, owner: owners.iter().zip(&viewed).find(owns).map(|(owner, _)| owner.mesh) })
         });
-        let owner = owners.iter().find(|(_, ownership, _)| ownership.owns_chain(&chain)).map(|(mesh, ..)| *mesh);
         Ok(NftChain {
             name: data.name.clone(),
             base: data.base.as_ref().map(|base| seat_text(base, table.family)),
-            owner,
+            owner: owners.iter().find(|owner| owner.ownership.owns_chain(&chain)).map(|owner| owner.mesh),
             rules: rules.collect::<Result<_, _>>()?,
         })
     });

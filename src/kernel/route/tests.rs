@@ -34,6 +34,8 @@ fn remove_all(socket: &mut Socket, routing: &Routing, journal: &mut Journal) {
 
 /// Everything that these functions may change, as `ip` shows it.
 fn picture() -> String {
+    // An address has its local route only when the kernel has found nobody else to have it.
+    run("until [ -z \"$(ip -6 addr show lo tentative)\" ]; do sleep 0.01; done");
     run("ip -d rule; ip -6 -d rule; ip -d route show table all; ip -6 -d route show table all; ip -d addr show lo | grep -v qdisc")
 }
 

@@ -104,10 +104,14 @@ fn code_of(error: &kernel::Error) -> Code {
         | kernel::Error::Nftables { cause: NftCause::Missing { .. }, .. }
         | kernel::Error::Route(RouteError::NoPolicyRouting { .. }) => Code::NoFeature,
         // A packet filter that lacks something is nearer to what is needed than one that is not there.
-        kernel::Error::Neither { nftables, legacy, .. } => match (code_of(nftables), code_of(legacy)) {
-            (Code::NoFilter, code) | (code, Code::NoFilter) => code,
-            _ => Code::NoFeature,
-        },
+        kernel::Error::Nowhere { reasons, .. } => {
+            let mut nearer = reasons.iter().map(code_of).filter(|code| *code != Code::NoFilter);
+            match (nearer.next(), nearer.next()) {
+                (None, _) => Code::NoFilter,
+                (Some(only), None) => only,
+                _ => Code::NoFeature,
+            }
+        }
         #[cfg(feature = "iptables-command")]
         kernel::Error::Program(program) => match program.reason() {
             Reason::NoFilter => Code::NoFilter,

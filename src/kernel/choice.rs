@@ -127,19 +127,15 @@ impl Trial {
     }
 
     /// Why no packet filter takes the rules of `family`, all reasons in one error.
-    pub(super) fn nowhere(mut self, family: Family) -> Error {
-        let mut take = |backend: BackendName| {
-            let at = self.refusals.iter().position(|(by, of, _)| (*by, *of) == (backend, family))?;
-            Some(Box::new(self.refusals.swap_remove(at).2))
-        };
-        if let Some(only) = take(BackendName::Iptables) {
-            return *only;
-        }
-        match (take(BackendName::Nftables), take(BackendName::Legacy)) {
-            (Some(nftables), Some(legacy)) => Error::Neither { family, nftables, legacy },
-            (Some(only), None) | (None, Some(only)) => *only,
-            // `next` says so only of what was refused.
-            (None, None) => Error::NotHeld { first: format!("the {family} rules"), more: 0 },
+    pub(super) fn nowhere(self, family: Family) -> Error {
+        let reasons = self.refusals.into_iter().filter(|(_, of, _)| *of == family).map(|(_, _, error)| error);
+        let mut reasons: Vec<Error> = reasons.collect();
+        match reasons.pop() {
+            Some(only) if reasons.is_empty() => only,
+            last => {
+                reasons.extend(last);
+                Error::Nowhere { family, reasons }
+            }
         }
     }
 }
@@ -194,7 +190,7 @@ mod tests {
         for backend in BackendName::ALL {
             trial.refused(backend, vec![refusal(Family::V4)]);
         }
-        assert!(matches!(trial.nowhere(Family::V4), Error::Neither { .. }));
+        assert!(matches!(trial.nowhere(Family::V4), Error::Nowhere { .. }));
         let mut trial = Trial::new(vec![BackendName::Legacy]);
         trial.refused(BackendName::Legacy, vec![refusal(Family::V4)]);
         assert!(matches!(trial.nowhere(Family::V4), Error::Table { .. }));

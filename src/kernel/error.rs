@@ -61,15 +61,13 @@ pub enum Error {
         /// Why.
         cause: NftCause,
     },
-    /// Neither packet filter takes the rules.
-    #[error("neither packet filter takes the {family} rules: {nftables}; {legacy}")]
-    Neither {
+    /// No packet filter takes the rules.
+    #[error("neither packet filter takes the {family} rules: {}", reasons.iter().map(Error::to_string).collect::<Vec<_>>().join("; "))]
+    Nowhere {
         /// The family.
         family: Family,
-        /// What nf_tables said.
-        nftables: Box<Error>,
-        /// What the legacy packet filter said.
-        legacy: Box<Error>,
+        /// What each of them said.
+        reasons: Vec<Error>,
     },
     /// What was read back is not what was planned, and nobody else has written: the kernel understands the rules otherwise
     /// than mesh-init, which is a mistake of mesh-init's.
@@ -223,8 +221,8 @@ impl Error {
         match self {
             Error::Table { family, table, cause, .. } => cause_hint(*family, *table, cause),
             Error::Nftables { family, cause, .. } => nftables_hint(*family, cause),
-            Error::Neither { nftables, legacy, .. } => {
-                let hints: Vec<String> = [nftables.hint(), legacy.hint()].into_iter().flatten().collect();
+            Error::Nowhere { reasons, .. } => {
+                let hints: Vec<String> = reasons.iter().filter_map(Error::hint).collect();
                 (!hints.is_empty()).then(|| hints.join("; or "))
             }
             Error::Contended { .. } | Error::NftablesContended | Error::NotHeld { .. } => {
@@ -253,7 +251,7 @@ impl Error {
         match self {
             Error::Table { cause, .. } => matches!(cause, Cause::NoFamily | Cause::NoFilter | Cause::NoTable),
             Error::Nftables { cause, .. } => matches!(cause, NftCause::Absent(_)),
-            Error::Neither { nftables, legacy, .. } => nftables.is_filter_absent() && legacy.is_filter_absent(),
+            Error::Nowhere { reasons, .. } => reasons.iter().all(Error::is_filter_absent),
             #[cfg(feature = "iptables-command")]
             Error::Program(program) => program.refused_family().is_some(),
             _ => false,

@@ -1,19 +1,19 @@
 //! What is wanted, brought about: all of it or nothing.
 
-use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
-use super::backend::{Backend, BackendName, Form, Held, Look, WriteError};
+use super::backend::{Backend, BackendName, Form, Look, WriteError};
 use super::choice::{Assignment, Choice, Next, Trial};
 use super::error::Error;
 use super::found::{Found, form_of, stays_with};
+use super::look::warn_of_guards;
 use super::netlink::Socket;
-use super::route::{self, Ipv6State, OUR_PROTOCOL, RouteError, Stale};
+use super::route::{self, Ipv6State, RouteError};
 use super::signals::hold_signals;
 use super::wanted::{Drift, Wanted};
-use crate::ruleset::{Family, Mesh, NftTable, Ownership, Ruleset, TableName, owner};
+use crate::ruleset::{Family, Mesh, Ruleset, TableName};
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,9 +57,9 @@ impl Settled {
 /// The kernel, as far as a mesh's rules go.
 pub struct Kernel {
     /// The distribution's programs, if they are to be used; nf_tables; the legacy packet filter.
-    backends: Vec<Box<dyn Backend>>,
+    pub(super) backends: Vec<Box<dyn Backend>>,
     choice: Choice,
-    route: Socket,
+    pub(super) route: Socket,
     deadline: Instant,
 }
 
@@ -100,11 +100,6 @@ impl Kernel {
     /// Says which backend is wanted.
     pub fn choose(&mut self, choice: Choice) {
         self.choice = choice;
-    }
-
-    /// The local addresses, in the kernel's order.
-    pub fn addresses(&mut self) -> Result<Vec<IpAddr>, Error> {
-        local_addresses(&mut self.route)
     }
 
     /// How the kernel differs from what is wanted, which is fitted to what the kernel has: IPv6 is left out where there is
@@ -210,13 +205,16 @@ impl Kernel {
                 Ok(())
             }
             Err(Attempt::Failed(cause)) => Err(Attempt::Failed(self.roll_back(cause, journal))),
-            Err(Attempt::Refused(by, refusals)) => match self.put_back(journal) {
-                problems if problems.is_empty() => Err(Attempt::Refused(by, refusals)),
-                problems => {
-                    let cause = refusals.into_iter().next().map_or(Error::NftablesContended, |(_, error)| error);
-                    Err(Attempt::Failed(Error::NotUndone { cause: Box::new(cause), problems }))
+            Err(Attempt::Refused(by, mut refusals)) => {
+                let problems = self.put_back(journal);
+                match refusals.pop() {
+                    Some((_, cause)) if !problems.is_empty() => Err(Attempt::Failed(Error::NotUndone { cause: Box::new(cause), problems })),
+                    last => {
+                        refusals.extend(last);
+                        Err(Attempt::Refused(by, refusals))
+                    }
                 }
-            },
+            }
         }
     }
 
@@ -245,14 +243,30 @@ impl Kernel {
             }
             let drift = found.drift(wanted, targets);
             let first = drift.first().map(ToString::to_string).unwrap_or_default();
+            let more = drift.len().saturating_sub(1);
             debug!("the kernel does not hold what was written: {first}");
+            if self.is_misread(&drift, targets) {
+                return Err(Attempt::Failed(Error::Misread { first, more }));
+            }
             if Instant::now() >= self.deadline {
-                return Err(Attempt::Failed(Error::NotHeld { first, more: drift.len().saturating_sub(1) }));
+                return Err(Attempt::Failed(Error::NotHeld { first, more }));
             }
             // Whoever writes at the same time gets time to end.
             std::thread::sleep(pause);
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
+    }
+
+    /// Whether no waiting helps: the drift is in nf_tables alone, and nobody has written there since.
+    fn is_misread(&self, drift: &[Drift], targets: &[(Family, Form)]) -> bool {
+        let in_nftables = |drift: &Drift| match drift {
+            Drift::Rule(_) | Drift::Fault(_) => targets.iter().all(|(_, form)| form.backend() == BackendName::Nftables),
+            Drift::Elsewhere { form, .. } => form.backend() == BackendName::Nftables,
+            _ => false,
+        };
+        let mut backends = self.backends.iter();
+        let undisturbed = backends.any(|backend| backend.name() == BackendName::Nftables && backend.is_undisturbed());
+        undisturbed && !drift.is_empty() && drift.iter().all(in_nftables)
     }
 
     /// Writes once: what the distribution's programs or the legacy packet filter are to hold; then all of nf_tables in one
@@ -322,48 +336,6 @@ impl Kernel {
             }
         }
         problems
-    }
-
-    /// Reads everything that can differ. After the first look of a run, `searched` says where stale routing was looked for:
-    /// rules that the run itself has written are no reason to look elsewhere.
-    fn look(&mut self, wanted: &Wanted, look: Look, needed: &[(Family, TableName)], searched: Option<Vec<Family>>) -> Result<Found, Error> {
-        let mut held = Vec::new();
-        for plan in &wanted.rulesets {
-            for backend in &mut self.backends {
-                // Only legacy tables come into being by being asked for.
-                let of_family = needed.iter().filter(|(family, _)| backend.name() == BackendName::Legacy && *family == plan.family);
-                let needed: Vec<TableName> = of_family.map(|(_, table)| *table).collect();
-                match backend.read(plan.family, &needed, look) {
-                    Ok(there) => held.extend(there),
-                    Err(error) if error.is_filter_absent() && needed.is_empty() => debug!("{error}"),
-                    Err(error) => return Err(error),
-                }
-            }
-        }
-        let routing = route::check(&mut self.route, &wanted.routing)?;
-        let searched = searched.unwrap_or_else(|| {
-            let families = wanted.rulesets.iter().map(|plan| plan.family);
-            families.filter(|family| may_have_stale_routing(wanted, *family, &held)).collect()
-        });
-        let stale = self.stale(wanted, &held, &searched)?;
-        Ok(Found { held, routing, stale, searched })
-    }
-
-    /// The routing of the mesh, in the families `searched`, that is there and not wanted: its policy rules (see
-    /// [`route::stale_rules`]), and the passthrough address if it is ours or stands beside IPv6 rules of Istio's.
-    fn stale(&mut self, wanted: &Wanted, held: &[Held], searched: &[Family]) -> Result<Stale, RouteError> {
-        let mut stale = Stale::default();
-        for family in searched {
-            let there = || held.iter().filter(|held| held.ruleset.family == *family);
-            let marks: Vec<u32> = there().filter_map(|held| held.ruleset.table(TableName::Mangle)).flat_map(owner::divert_marks).collect();
-            stale.rules.extend(route::stale_rules(&mut self.route, *family, &wanted.routing.policy, &marks)?);
-            if *family == Family::V6 && !wanted.routing.passthrough_v6 {
-                let protocol = route::passthrough_v6_protocol(&mut self.route)?;
-                let istio_is_here = there().any(|held| held.has(wanted.mesh));
-                stale.passthrough_v6 = protocol.is_some_and(|protocol| protocol == OUR_PROTOCOL || istio_is_here);
-            }
-        }
-        Ok(stale)
     }
 
     /// The backends to be tried, the first one first: the one that is asked for; else the one that has the mesh's rules
@@ -440,38 +412,6 @@ impl Kernel {
             Next::Nowhere(family) => Err(trial.nowhere(family)),
         }
     }
-
-    /// Everything that the packet filters hold in tables that a mesh's rules may be in, foreign rules included; and all
-    /// tables of nf_tables, to be shown.
-    pub fn live(&mut self) -> Result<Live, Error> {
-        let mut live = Live::default();
-        for family in Family::ALL {
-            for backend in &mut self.backends {
-                match backend.read(family, &[], Look::Everything) {
-                    Ok(held) => live.held.extend(held),
-                    Err(error) if error.is_filter_absent() => debug!("{error}"),
-                    Err(error) => return Err(error),
-                }
-            }
-        }
-        for backend in &mut self.backends {
-            match backend.tables() {
-                Ok(tables) => live.tables.extend(tables),
-                Err(error) if error.is_filter_absent() => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(live)
-    }
-}
-
-/// What the packet filters hold.
-#[derive(Clone, Debug, Default)]
-pub struct Live {
-    /// What there is in tables that a mesh's rules may be in, by family and form.
-    pub held: Vec<Held>,
-    /// All tables of nf_tables.
-    pub tables: Vec<NftTable>,
 }
 
 /// `rules of istio are in the legacy packet filter`
@@ -482,38 +422,4 @@ pub fn places(mesh: Mesh, forms: &[Form]) -> String {
 
 fn left_out(reason: &Error) -> String {
     format!("IPv6 is left out, for which the pod has no global address: {reason}")
-}
-
-/// Rules that stop all traffic, as istio-iptables puts in while it reconciles, are foreign where nothing else tells of it.
-fn warn_of_guards(wanted: &Wanted, held: &[Held]) {
-    for there in held.iter().filter(|held| matches!(held.form, Form::Legacy | Form::IptablesNft)) {
-        let guards = there.ruleset.table(TableName::Filter).filter(|filter| owner::is_guarded(filter));
-        if let Some(filter) = guards.filter(|filter| !Ownership::of(wanted.mesh, &there.ruleset, None).owns_any(filter)) {
-            warn!(
-                "the {} {} rules begin by dropping all TCP and UDP; if an interrupted istio-iptables left that, take it out: \
-                 the pod has no traffic",
-                there.ruleset.family, filter.name
-            );
-        }
-    }
-}
-
-/// The local addresses, in the kernel's order; nothing is waited for after `deadline`.
-pub fn addresses(deadline: Instant) -> Result<Vec<IpAddr>, Error> {
-    local_addresses(&mut route::open(deadline)?)
-}
-
-fn local_addresses(socket: &mut Socket) -> Result<Vec<IpAddr>, Error> {
-    Ok(route::addresses(socket)?.into_iter().map(|found| found.address).collect())
-}
-
-/// Whether stale routing is worth looking for in a family. Each look asks the kernel for whole lists, which a plan of
-/// REDIRECT rules alone, in a pod that Istio was never in, need not pay for: what was left without Istio's rules is found
-/// when the mesh is removed or TPROXY is at work.
-fn may_have_stale_routing(wanted: &Wanted, family: Family, held: &[Held]) -> bool {
-    let plan = wanted.rulesets.iter().find(|plan| plan.family == family);
-    let mangle = |rules: &Ruleset| rules.table(TableName::Mangle).is_some();
-    let there = || held.iter().filter(|held| held.ruleset.family == family);
-    wanted.mesh == Mesh::Istio
-        && (wanted.removal || plan.is_some_and(mangle) || there().any(|held| mangle(&held.ruleset) || held.has(wanted.mesh)))
 }

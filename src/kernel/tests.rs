@@ -13,6 +13,8 @@ use crate::ruleset::{Family, Mesh, Routing, Rule, Ruleset, TableName, Target};
 struct Double {
     name: BackendName,
     refuses: Vec<Family>,
+    /// Whether it tells of other rules than it was given.
+    misreads: bool,
     holds: Vec<Ruleset>,
     before: Vec<Vec<Ruleset>>,
     /// What both filters were told, in order.
@@ -46,7 +48,10 @@ impl Backend for Double {
         let form = self.form(family)?;
         let there = self.holds.iter().filter(|there| there.family == family && !there.tables.is_empty());
         let held = |there: &Ruleset| {
-            let ruleset = if form == Form::MeshInit { native(there) } else { there.clone() };
+            let mut ruleset = if form == Form::MeshInit { native(there) } else { there.clone() };
+            if self.misreads {
+                ruleset.table_mut(TableName::Nat).chain_mut("OUTPUT").rules.clear();
+            }
             Held { ruleset, ..Held::new(form, family) }
         };
         Ok(there.map(held).collect())
@@ -73,6 +78,10 @@ impl Backend for Double {
         let refused = plans.iter().filter(|plan| self.refuses.contains(&plan.family));
         let refusals: Vec<_> = refused.map(|plan| (plan.family, self.refusal(plan.family))).collect();
         if refusals.is_empty() { Ok(()) } else { Err(WriteError::Refused(refusals)) }
+    }
+
+    fn is_undisturbed(&self) -> bool {
+        self.has_written()
     }
 
     fn undo(&mut self, _: Instant) -> Vec<Error> {
@@ -112,7 +121,7 @@ impl Scene {
         let told = Arc::new(Mutex::new(Vec::new()));
         let double = |name, refuses: &[Family], holds: &[Family]| -> Box<dyn Backend> {
             let holds = holds.iter().map(|family| plan(*family)).collect();
-            Box::new(Double { name, refuses: refuses.to_vec(), holds, before: Vec::new(), told: Arc::clone(&told) })
+            Box::new(Double { name, refuses: refuses.to_vec(), misreads: false, holds, before: Vec::new(), told: Arc::clone(&told) })
         };
         let backends =
             vec![double(BackendName::Nftables, nftables_refuses, &[]), double(BackendName::Legacy, legacy_refuses, legacy_holds)];
@@ -191,4 +200,22 @@ fn a_preference_that_cannot_be_met_falls_back() {
     assert_eq!(scene.install(BOTH).0, Ok((Outcome::Changed, "nftables".to_owned())));
     let mut scene = Scene::new(&[], BOTH, &[], Choice::firmly(BackendName::Legacy, "--backend"));
     assert!(scene.install(BOTH).0.is_err());
+}
+
+#[test]
+fn what_the_kernel_tells_otherwise_though_nobody_has_written_is_an_error_at_once() {
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let double = Double {
+        name: BackendName::Nftables,
+        refuses: Vec::new(),
+        misreads: true,
+        holds: Vec::new(),
+        before: Vec::new(),
+        told: told.clone(),
+    };
+    let kernel = Kernel::new(vec![Box::new(double)], Choice::default(), Instant::now() + Duration::from_secs(3600)).unwrap();
+    let (outcome, told) = Scene { kernel, told }.install(&[V4]);
+    let error = outcome.unwrap_err();
+    assert!(error.starts_with("the rules were written, but the kernel tells of others: "), "{error}");
+    assert_eq!(told, ["nftables IPv4 rules", "nftables IPv6 nothing", "nftables undone"]);
 }

@@ -206,10 +206,16 @@ pub struct Chain {
 impl Chain {
     /// Puts `rule` before every other rule, foreign ones included: `iptables -I CHAIN 1`.
     pub fn insert_first(&mut self, rule: Rule) {
-        self.rules.insert(0, rule);
+        self.insert_each_first(vec![rule]);
+    }
+
+    /// Puts each of `rules` before every other rule, so that the last one is the first: `iptables -I CHAIN 1` of one after
+    /// the other.
+    pub fn insert_each_first(&mut self, rules: Vec<Rule>) {
         if let Some(base) = &mut self.base {
-            base.head += 1;
+            base.head += rules.len();
         }
+        self.rules.splice(0..0, rules.into_iter().rev());
     }
 }
 

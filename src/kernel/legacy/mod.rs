@@ -50,8 +50,8 @@ pub struct Legacy {
     journal: Vec<Replaced>,
     /// Held from the first write to the commit.
     lock: Option<XtablesLock>,
-    /// Whether the list of tables could not be read where nothing else was to be asked.
-    unlisted: bool,
+    /// Why the list of tables could not be read where nothing else was to be asked.
+    unlisted: Option<String>,
 }
 
 impl Backend for Legacy {
@@ -67,13 +67,15 @@ impl Backend for Legacy {
     /// asked for. Where the list cannot be read (it is root's), all are if everything is to be looked at.
     fn read(&mut self, family: Family, needed: &[TableName], look: Look) -> Result<Vec<Held>, Error> {
         let listed = listed_tables(family);
-        self.unlisted |= listed.is_none() && look == Look::Listed;
+        if look == Look::Listed {
+            self.unlisted = self.unlisted.take().or_else(|| listed.as_ref().err().cloned());
+        }
         let mut held = Held::new(Form::Legacy, family);
         for name in TableName::ALL {
             let is_needed = needed.contains(&name);
             let is_there = match &listed {
-                Some(listed) => listed.contains(&name),
-                None => name != TableName::Security && look == Look::Everything,
+                Ok(listed) => listed.contains(&name),
+                Err(_) => name != TableName::Security && look == Look::Everything,
             };
             if !is_needed && !is_there {
                 continue;
@@ -156,8 +158,8 @@ impl Backend for Legacy {
     }
 
     fn notes(&self) -> Vec<String> {
-        let note = "which legacy tables there are can be read by root only (/proc/net/ip_tables_names); they are taken to be empty";
-        self.unlisted.then(|| note.to_owned()).into_iter().collect()
+        let note = |reason| format!("which legacy tables there are is not known, and they are taken to be empty: {reason}");
+        self.unlisted.iter().map(note).collect()
     }
 }
 
@@ -197,19 +199,18 @@ impl Legacy {
 
 const READ_ATTEMPTS: usize = 1000;
 
-/// The tables that the namespace has, from /proc; none where the kernel has no such filter. `None`: the list cannot
-/// be read.
-fn listed_tables(family: Family) -> Option<Vec<TableName>> {
+/// The tables that the namespace has, from /proc; none where the kernel has no such filter, or has not loaded it. The
+/// error says why the list cannot be read, which is root's.
+fn listed_tables(family: Family) -> Result<Vec<TableName>, String> {
     // The thread's own view: /proc/net is that of the process's first thread.
-    let path = match family {
-        Family::V4 => "/proc/thread-self/net/ip_tables_names",
-        Family::V6 => "/proc/thread-self/net/ip6_tables_names",
-    };
-    match read_text(Path::new(path)) {
-        Ok(names) => Some(TableName::ALL.into_iter().filter(|table| names.lines().any(|line| line == table.as_str())).collect()),
-        Err(error) => {
-            debug!("{error}");
-            None
-        }
+    let directory = Path::new("/proc/thread-self/net");
+    let path = directory.join(match family {
+        Family::V4 => "ip_tables_names",
+        Family::V6 => "ip6_tables_names",
+    });
+    if directory.exists() && !path.exists() {
+        return Ok(Vec::new());
     }
+    let names = read_text(&path).map_err(|error| error.to_string())?;
+    Ok(TableName::ALL.into_iter().filter(|table| names.lines().any(|line| line == table.as_str())).collect())
 }

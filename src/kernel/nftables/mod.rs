@@ -208,7 +208,8 @@ impl Backend for Nftables {
                     let now =
                         self.socket().and_then(read::generation).map_err(|error| WriteError::Failed(write_error(error, "the rules")))?;
                     if now != generation {
-                        self.written = Some(now);
+                        // If it is further on, somebody else has written since.
+                        self.written = Some(now).filter(|now| *now == generation.wrapping_add(1));
                         for rule in &dangling {
                             warn!("the foreign rule {rule} jumped to a chain that goes, and goes with it");
                         }

@@ -24,9 +24,8 @@ impl Rules<'_> {
 
     /// What comes from inside the pod is not incoming, whatever else is done with it.
     pub(super) fn pass_virtual_interfaces(&mut self) {
-        for name in &self.options.reroute_virtual_interfaces {
-            self.prepend_prerouting([from_interface(name)], Target::Return);
-        }
+        let interfaces = self.options.reroute_virtual_interfaces.iter();
+        self.prepend_prerouting(interfaces.map(|name| Rule::new([from_interface(name)], Target::Return)).collect());
     }
 
     /// Out-of-window packets would make the kernel reset the proxied connection.

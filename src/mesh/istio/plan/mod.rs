@@ -89,10 +89,11 @@ impl Rules<'_> {
         table.chain_mut(chain).rules.push(rule);
     }
 
-    /// Inserts a rule before all others of nat PREROUTING, foreign ones included.
-    fn prepend_prerouting<const N: usize>(&mut self, matches: [Match; N], target: Target) {
-        let table = self.set.table_mut(TableName::Nat);
-        table.chain_mut("PREROUTING").insert_first(Rule::new(matches, target));
+    /// Inserts each rule before all others of nat PREROUTING, foreign ones included.
+    fn prepend_prerouting(&mut self, rules: Vec<Rule>) {
+        if !rules.is_empty() {
+            self.set.table_mut(TableName::Nat).chain_mut("PREROUTING").insert_each_first(rules);
+        }
     }
 
     fn tproxy(&self) -> bool {

@@ -94,17 +94,17 @@ impl Rules<'_> {
         match &options.outbound_ip_ranges_include {
             OutboundRanges::All => {
                 self.output([], jump(REDIRECT));
-                for name in &options.reroute_virtual_interfaces {
-                    self.prepend_prerouting([from_interface(name)], jump(REDIRECT));
-                }
+                let interfaces = options.reroute_virtual_interfaces.iter();
+                self.prepend_prerouting(interfaces.map(|name| Rule::new([from_interface(name)], jump(REDIRECT))).collect());
             }
             OutboundRanges::Only(nets) => {
+                let mut from_virtual = Vec::new();
                 for net in self.own(nets) {
-                    for name in &options.reroute_virtual_interfaces {
-                        self.prepend_prerouting([from_interface(name), destination(net)], jump(REDIRECT));
-                    }
+                    let rule = |name| Rule::new([from_interface(name), destination(net)], jump(REDIRECT));
+                    from_virtual.extend(options.reroute_virtual_interfaces.iter().map(rule));
                     self.output([destination(net)], jump(REDIRECT));
                 }
+                self.prepend_prerouting(from_virtual);
             }
         }
     }

@@ -1,0 +1,136 @@
+//! What there is: the rules and the routing that a mesh may have, read from every packet filter.
+
+use std::net::IpAddr;
+use std::time::Instant;
+
+use tracing::{debug, warn};
+
+use super::backend::{BackendName, Form, Held, Look};
+use super::error::Error;
+use super::found::Found;
+use super::install::Kernel;
+use super::netlink::Socket;
+use super::route::{self, OUR_PROTOCOL, RouteError, Stale};
+use super::wanted::Wanted;
+use crate::ruleset::{Family, Mesh, NftTable, Ownership, Ruleset, TableName, owner};
+
+/// What the packet filters hold.
+#[derive(Clone, Debug, Default)]
+pub struct Live {
+    /// What there is in tables that a mesh's rules may be in, by family and form.
+    pub held: Vec<Held>,
+    /// All tables of nf_tables.
+    pub tables: Vec<NftTable>,
+}
+
+impl Kernel {
+    /// The local addresses, in the kernel's order.
+    pub fn addresses(&mut self) -> Result<Vec<IpAddr>, Error> {
+        local_addresses(&mut self.route)
+    }
+
+    /// Reads everything that can differ. After the first look of a run, `searched` says where stale routing was looked for:
+    /// rules that the run itself has written are no reason to look elsewhere.
+    pub(super) fn look(
+        &mut self,
+        wanted: &Wanted,
+        look: Look,
+        needed: &[(Family, TableName)],
+        searched: Option<Vec<Family>>,
+    ) -> Result<Found, Error> {
+        let mut held = Vec::new();
+        for plan in &wanted.rulesets {
+            for backend in &mut self.backends {
+                // Only legacy tables come into being by being asked for.
+                let of_family = needed.iter().filter(|(family, _)| backend.name() == BackendName::Legacy && *family == plan.family);
+                let needed: Vec<TableName> = of_family.map(|(_, table)| *table).collect();
+                match backend.read(plan.family, &needed, look) {
+                    Ok(there) => held.extend(there),
+                    Err(error) if error.is_filter_absent() && needed.is_empty() => debug!("{error}"),
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        let routing = route::check(&mut self.route, &wanted.routing)?;
+        let searched = searched.unwrap_or_else(|| {
+            let families = wanted.rulesets.iter().map(|plan| plan.family);
+            families.filter(|family| may_have_stale_routing(wanted, *family, &held)).collect()
+        });
+        let stale = self.stale(wanted, &held, &searched)?;
+        Ok(Found { held, routing, stale, searched })
+    }
+
+    /// The routing of the mesh, in the families `searched`, that is there and not wanted: its policy rules (see
+    /// [`route::stale_rules`]), and the passthrough address if it is ours or stands beside IPv6 rules of Istio's.
+    fn stale(&mut self, wanted: &Wanted, held: &[Held], searched: &[Family]) -> Result<Stale, RouteError> {
+        let mut stale = Stale::default();
+        for family in searched {
+            let there = || held.iter().filter(|held| held.ruleset.family == *family);
+            let marks: Vec<u32> = there().filter_map(|held| held.ruleset.table(TableName::Mangle)).flat_map(owner::divert_marks).collect();
+            stale.rules.extend(route::stale_rules(&mut self.route, *family, &wanted.routing.policy, &marks)?);
+            if *family == Family::V6 && !wanted.routing.passthrough_v6 {
+                let protocol = route::passthrough_v6_protocol(&mut self.route)?;
+                let istio_is_here = there().any(|held| held.has(wanted.mesh));
+                stale.passthrough_v6 = protocol.is_some_and(|protocol| protocol == OUR_PROTOCOL || istio_is_here);
+            }
+        }
+        Ok(stale)
+    }
+
+    /// Everything that the packet filters hold in tables that a mesh's rules may be in, foreign rules included; and all
+    /// tables of nf_tables, to be shown.
+    pub fn live(&mut self) -> Result<Live, Error> {
+        let mut live = Live::default();
+        for family in Family::ALL {
+            for backend in &mut self.backends {
+                match backend.read(family, &[], Look::Everything) {
+                    Ok(held) => live.held.extend(held),
+                    Err(error) if error.is_filter_absent() => debug!("{error}"),
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        for backend in &mut self.backends {
+            match backend.tables() {
+                Ok(tables) => live.tables.extend(tables),
+                Err(error) if error.is_filter_absent() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(live)
+    }
+}
+
+/// Rules that stop all traffic, as istio-iptables puts in while it reconciles, are foreign where nothing else tells of it.
+pub(super) fn warn_of_guards(wanted: &Wanted, held: &[Held]) {
+    for there in held.iter().filter(|held| matches!(held.form, Form::Legacy | Form::IptablesNft)) {
+        let guards = there.ruleset.table(TableName::Filter).filter(|filter| owner::is_guarded(filter));
+        if let Some(filter) = guards.filter(|filter| !Ownership::of(wanted.mesh, &there.ruleset, None).owns_any(filter)) {
+            warn!(
+                "the {} {} rules begin by dropping all TCP and UDP; if an interrupted istio-iptables left that, take it out: \
+                 the pod has no traffic",
+                there.ruleset.family, filter.name
+            );
+        }
+    }
+}
+
+/// The local addresses, in the kernel's order; nothing is waited for after `deadline`.
+pub fn addresses(deadline: Instant) -> Result<Vec<IpAddr>, Error> {
+    local_addresses(&mut route::open(deadline)?)
+}
+
+fn local_addresses(socket: &mut Socket) -> Result<Vec<IpAddr>, Error> {
+    Ok(route::addresses(socket)?.into_iter().map(|found| found.address).collect())
+}
+
+/// Whether stale routing is worth looking for in a family. Each look asks the kernel for whole lists, which a plan of
+/// REDIRECT rules alone, in a pod that Istio was never in, need not pay for: what was left without Istio's rules is found
+/// when the mesh is removed or TPROXY is at work.
+fn may_have_stale_routing(wanted: &Wanted, family: Family, held: &[Held]) -> bool {
+    let plan = wanted.rulesets.iter().find(|plan| plan.family == family);
+    let mangle = |rules: &Ruleset| rules.table(TableName::Mangle).is_some();
+    let there = || held.iter().filter(|held| held.ruleset.family == family);
+    wanted.mesh == Mesh::Istio
+        && (wanted.removal || plan.is_some_and(mangle) || there().any(|held| mangle(&held.ruleset) || held.has(wanted.mesh)))
+}

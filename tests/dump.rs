@@ -42,7 +42,8 @@ fn assert_members(value: &Value, always: &[&str], sometimes: &[&str]) {
 fn checked_rules(dump: &Value, live: bool) -> Vec<(u64, String, String, Value)> {
     let mut rules = Vec::new();
     for set in list(dump, "rulesets") {
-        assert_members(set, &["family", "tables"], &[]);
+        let place: &[&str] = if live { &["backend", "form"] } else { &[] };
+        assert_members(set, &[&["family", "tables"], place].concat(), &[]);
         let family = set["family"].as_u64().unwrap();
         assert!([4, 6].contains(&family));
         for table in list(set, "tables") {
@@ -123,8 +124,10 @@ fn live_rules_as_json_have_owners_and_counters() {
         "*filter\n:INPUT DROP [0:0]\n:MINE - [0:0]\n-A INPUT -p icmp -j MINE\n-A MINE -m comment --comment \"not \\\"ours\\\"\" -j RETURN\nCOMMIT\n",
     );
     let live = dump_json(&pod, &["live"]);
-    assert_members(&live, &["subject", "rulesets"], &[]);
-    assert_eq!(live["subject"], "live");
+    assert_members(&live, &["subject", "backends", "rulesets", "foreign_tables"], &[]);
+    assert_eq!((&live["subject"], &live["foreign_tables"]), (&json!("live"), &json!([])));
+    let backend = |mesh| json!({"mesh": mesh, "backend": "legacy", "why": format!("rules of {mesh} are in the legacy packet filter")});
+    assert_eq!(live["backends"], json!([backend("istio"), backend("linkerd")]));
     let rules = checked_rules(&live, true);
     for (_, table, chain, rule) in &rules {
         let text = rule["rule"].as_str().unwrap();
@@ -256,7 +259,8 @@ fn families_are_chosen() {
         assert_eq!(families(&["--family=6"]), [6]);
         let text = |family| without_counters(&dump(&pod, &[subject, &["--family", family]].concat()).stdout);
         assert_eq!(text("4") + &text("6"), text("all"));
-        assert!(text("6").starts_with("# IPv6: ip6tables-restore"), "{}", text("6"));
+        let place = if subject == ["live"] { ", in the legacy packet filter" } else { "" };
+        assert!(text("6").starts_with(&format!("# IPv6{place}: ip6tables-restore --noflush\n")), "{}", text("6"));
     }
     for (words, flag) in [(["--family", "5"], "--family"), (["--format", "yaml"], "--format")] {
         let outcome = pod.mesh_init(&[&["dump", "live"], &words[..]].concat()).run().expect(2);

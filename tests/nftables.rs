@@ -195,6 +195,27 @@ const DEEDS: &[Deed] = &[
     ("a chain of nobody's", &["add chain ip mesh-init MINE"], &["extra", "MINE"]),
     ("a hook too many", &["add chain ip mesh-init mine '{ type filter hook input priority 0; }'"], &["unexpected", "mine"]),
     ("a family gone", &["delete table ip6 mesh-init"], &["missing", "IPv6"]),
+    ("a set of nobody's", &["add set ip mesh-init mine '{ type ipv4_addr; }'"], &["unexpected set mine"]),
+    ("a counter of nobody's", &["add counter ip mesh-init mine"], &["unexpected counters"]),
+    ("a hook for nothing", &["add chain ip mesh-init INPUT '{ type nat hook input priority 100; }'"], &["INPUT", "without rules"]),
+    (
+        "a rule that no longer counts",
+        &["flush chain ip6 mesh-init ISTIO_REDIRECT", "add rule ip6 mesh-init ISTIO_REDIRECT meta l4proto tcp redirect to :15001"],
+        &["ISTIO_REDIRECT", "no counter"],
+    ),
+    (
+        "ports that come and go",
+        &[
+            "add set ip mesh-init mine '{ type inet_service; timeout 1h; elements = { 7777 }; }'",
+            "insert rule ip mesh-init ISTIO_INBOUND tcp dport @mine counter return",
+        ],
+        &["extra", "ISTIO_INBOUND", "lookup in mine"],
+    ),
+    (
+        "the protocol of another header",
+        &["flush chain ip6 mesh-init ISTIO_REDIRECT", "add rule ip6 mesh-init ISTIO_REDIRECT ip6 nexthdr tcp counter redirect to :15001"],
+        &["missing", "extra", "ISTIO_REDIRECT"],
+    ),
     (
         "a hook with another priority",
         &[

@@ -132,6 +132,7 @@ fn what_istios_own_nft_rules_left_wrong_is_found_out() {
         ("insert rule inet istio-proxy-nat istio-output tcp dport 7777 counter return", ["extra", "7777"]),
         ("insert rule inet istio-proxy-nat output counter accept", ["extra", "ACCEPT"]),
         ("add table inet istio-proxy-nat '{ flags dormant; }'", ["dormant", "changed"]),
+        ("chain inet istio-proxy-nat output '{ policy drop; }'", ["output", "policy"]),
     ] {
         let pod = native.pod();
         native.program(&pod, "verify").run().expect(0);

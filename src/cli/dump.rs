@@ -140,8 +140,8 @@ fn in_iptables_words(held: &Held) -> String {
         text.push_str(&format!(": {} --noflush", restore_program(ruleset.family)));
     }
     text.push('\n');
-    for (_, fault) in faults {
-        text.push_str(&format!("# {fault}\n"));
+    for fault in faults {
+        text.push_str(&format!("# {}\n", fault.text));
     }
     let owners = Mesh::ALL.map(|mesh| held.ownership(mesh, None));
     text.push_str(&iptables::ruleset(ruleset, Style { counters: true, owners: &owners }));
@@ -153,7 +153,7 @@ fn commented(text: &str) -> String {
 }
 
 fn view(held: &Held) -> RulesetView {
-    let faults = held.faults.iter().map(|(_, fault)| fault.clone()).collect();
+    let faults = held.faults.iter().map(|fault| fault.text.clone()).collect();
     let owners = Mesh::ALL.map(|mesh| held.ownership(mesh, None));
     RulesetView::new(&held.ruleset, &owners).in_form(held.form.backend().as_str(), held.form.as_str(), faults)
 }

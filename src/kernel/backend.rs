@@ -97,7 +97,18 @@ pub struct Held {
     pub ruleset: Ruleset,
     /// Why chains that are there may not catch what they should: a table that is switched off, a hook or a priority that
     /// is not the planned one.
-    pub faults: Vec<(TableName, String)>,
+    pub faults: Vec<Fault>,
+}
+
+/// Something about a table that no rule tells.
+#[derive(Clone, Debug)]
+pub struct Fault {
+    /// The table.
+    pub table: TableName,
+    /// The chain that it is about, and which of its rules; the whole table without one.
+    pub place: Option<(String, Option<usize>)>,
+    /// What is wrong, with the place in it.
+    pub text: String,
 }
 
 impl Held {
@@ -155,16 +166,25 @@ impl Held {
         }
     }
 
-    /// The faults of tables in which the mesh has anything, and where nobody else has any business, what is there for
-    /// nothing.
+    /// The faults of tables in which the mesh has anything, of chains and rules that are its own or planned; and where
+    /// nobody else has any business, what is there for nothing.
     pub fn faults_that_count(&self, mesh: Mesh, plan: &Ruleset) -> Vec<String> {
         let ownership = self.ownership(mesh, None);
-        let counts = |table: TableName| match self.form {
-            Form::MeshInit | Form::IstioNft => self.has(mesh),
-            Form::Legacy | Form::IptablesNft => self.ruleset.table(table).is_some_and(|table| ownership.owns_any(table)),
-        };
-        let faults = self.faults.iter().filter(|(table, _)| counts(*table)).map(|(_, fault)| fault.clone());
         let is_planned = |table: TableName, chain: &str| plan.table(table).is_some_and(|table| table.chain(chain).is_some());
+        let is_own = |table: TableName, chain: &str, rule: Option<usize>| {
+            let there = self.ruleset.table(table).and_then(|table| table.chain(chain));
+            there.is_some_and(|there| match rule {
+                Some(index) => ownership.owns_rule(table, there, index),
+                None => ownership.owns_chain(chain) || (0..there.rules.len()).any(|index| ownership.owns_rule(table, there, index)),
+            })
+        };
+        let counts = |fault: &&Fault| match (self.form, &fault.place) {
+            (Form::MeshInit, Some((chain, None))) if is_planned(fault.table, chain) => true,
+            (Form::MeshInit, Some((chain, rule))) => is_own(fault.table, chain, *rule),
+            (Form::MeshInit | Form::IstioNft, _) => self.has(mesh),
+            (Form::Legacy | Form::IptablesNft, _) => self.ruleset.table(fault.table).is_some_and(|table| ownership.owns_any(table)),
+        };
+        let faults = self.faults.iter().filter(counts).map(|fault| fault.text.clone());
         let tables = self.ruleset.tables.iter().filter(|_| self.form == Form::MeshInit);
         let idle = tables.flat_map(|table| {
             let chains = table.chains.iter().filter(|chain| chain.base.is_some() && chain.rules.is_empty());

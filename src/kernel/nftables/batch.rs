@@ -273,7 +273,7 @@ impl Batch {
         Ok(())
     }
 
-    fn recreate_object(&mut self, table: &TableData, attributes: &[u8]) -> Result<(), BatchError> {
+    pub(super) fn recreate_object(&mut self, table: &TableData, attributes: &[u8]) -> Result<(), BatchError> {
         use abi::object::{DATA, NAME, TABLE, TYPE};
         let mut kept = Vec::new();
         for attribute in Attributes::new(attributes) {

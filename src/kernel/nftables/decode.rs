@@ -97,6 +97,11 @@ pub(super) fn lookups(expressions: &[u8]) -> Vec<String> {
     sets.collect()
 }
 
+/// Whether a rule uses counters, quotas or other objects of its table.
+pub(super) fn uses_objects(expressions: &[u8]) -> bool {
+    Attributes::new(expressions).flatten().any(|element| Expression::parse(element).is_ok_and(|expression| expression.name == "objref"))
+}
+
 /// The name of the expression that is the list element at `offset` of `message`.
 pub(super) fn name_at(message: &[u8], offset: usize) -> Option<String> {
     let element = Attributes::new(message.get(offset..)?).next()?.ok()?;

@@ -103,7 +103,7 @@ fn others<'a>(table: &'a TableData, held: &Held, ownership: &Ownership) -> Vec<(
     kept
 }
 
-/// Makes the chains that are kept and not wanted besides, and the sets that kept rules look packets up in.
+/// Makes the chains that are kept and not wanted besides, and the sets and objects that kept rules use.
 fn keep_chains(batch: &mut Batch, table: &TableData, kept: &[(ChainOf<'_>, Vec<&RuleData>)], wanted: &Ruleset) -> Result<(), BatchError> {
     let is_wanted = |name: &str| {
         let (table, chain) = layout::chain_of(name);
@@ -112,8 +112,13 @@ fn keep_chains(batch: &mut Batch, table: &TableData, kept: &[(ChainOf<'_>, Vec<&
     for (chain, _) in kept.iter().filter(|(chain, _)| !is_wanted(&chain.data.name)) {
         batch.recreate_chain(table, chain.data)?;
     }
-    let rules = kept.iter().flat_map(|(_, rules)| rules);
-    let used: Vec<String> = rules.flat_map(|rule| decode::lookups(&rule.expressions)).collect();
+    let rules = || kept.iter().flat_map(|(_, rules)| rules).map(|rule| rule.expressions.as_slice());
+    if rules().any(decode::uses_objects) {
+        for object in &table.objects {
+            batch.recreate_object(table, object)?;
+        }
+    }
+    let used: Vec<String> = rules().flat_map(decode::lookups).collect();
     for set in table.sets.iter().filter(|set| used.contains(&set.name)) {
         batch.recreate_set(table, set)?;
     }

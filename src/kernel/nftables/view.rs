@@ -1,12 +1,12 @@
 //! Tables of nf_tables as rule sets: mesh-init's own, those of iptables-nft, and those that Istio's `--native-nftables`
 //! makes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::abi;
 use super::decode::{self, Decoded, Source};
 use super::read::{BaseData, ChainData, RuleData, Snapshot, TableData};
-use crate::kernel::backend::{Form, Held};
+use crate::kernel::backend::{Fault, Form, Held};
 use crate::kernel::netlink::wire::Malformed;
 use crate::ruleset::layout::{self, OWN_TABLE, Seat};
 use crate::ruleset::{Base, Chain, Condition, Family, Hook, Mesh, NftChain, NftRule, NftTable, Ownership, Policy, Rule, TableName};
@@ -73,22 +73,28 @@ fn add_table(held: &mut Held, table: &TableData) -> Result<(), Malformed> {
     let (family, form) = (held.ruleset.family, held.form);
     let what = format!("{family} table {} {}", abi::family_name(table.family), table.name);
     let name = table_name(form, table);
-    let mut fault = |name: TableName, fault: String| held.faults.push((name, format!("{what}{fault}")));
+    let mut fault = |table: TableName, place: Option<(&str, Option<usize>)>, fault: String| {
+        let place = place.map(|(chain, rule)| (chain.to_owned(), rule));
+        held.faults.push(Fault { table, place, text: format!("{what}{fault}") });
+    };
     if table.flags & abi::DORMANT != 0 {
-        fault(name, " is dormant: it catches nothing".to_owned());
+        fault(name, None, " is dormant: it catches nothing".to_owned());
     }
     if table.flags & abi::OWNED != 0 && form != Form::IptablesNft {
-        fault(name, format!(" belongs to a process (netlink port {}), and goes when that ends", table.owner.unwrap_or_default()));
+        fault(name, None, format!(" belongs to a process (netlink port {}), and goes when that ends", table.owner.unwrap_or_default()));
     }
     if form == Form::MeshInit {
         if table.chains.is_empty() {
-            fault(name, " is empty".to_owned());
+            fault(name, None, " is empty".to_owned());
         }
-        for set in table.sets.iter().filter(|set| set.flags & abi::SET_ANONYMOUS == 0) {
-            fault(name, format!(": unexpected set {}", set.name));
+        // Those that rules use show in the rules.
+        let rules = || table.chains.iter().flat_map(|chain| &chain.rules).map(|rule| rule.expressions.as_slice());
+        let used: HashSet<String> = rules().flat_map(decode::lookups).collect();
+        for set in table.sets.iter().filter(|set| !used.contains(&set.name)) {
+            fault(name, None, format!(": unexpected set {}", set.name));
         }
-        if !table.objects.is_empty() {
-            fault(name, ": unexpected counters, quotas or other objects".to_owned());
+        if !table.objects.is_empty() && !rules().any(decode::uses_objects) {
+            fault(name, None, ": unexpected counters, quotas or other objects".to_owned());
         }
     }
     for data in &table.chains {
@@ -98,13 +104,13 @@ fn add_table(held: &mut Held, table: &TableData) -> Result<(), Malformed> {
             continue;
         }
         if let Some(reason) = chain_fault(name, &chain, data.base.as_ref(), form) {
-            fault(name, format!(" chain {}: {reason}", data.name));
+            fault(name, Some((&chain, None)), format!(" chain {}: {reason}", data.name));
         }
         let mut rules = Vec::with_capacity(data.rules.len());
         for (index, source) in data.rules.iter().enumerate() {
             let decoded = rule(form, table, source)?;
             if form == Form::MeshInit && decoded.rule.counters.is_none() {
-                fault(name, format!(" chain {}: rule {} has no counter", data.name, index + 1));
+                fault(name, Some((&chain, Some(index))), format!(" chain {}: rule {} has no counter", data.name, index + 1));
             }
             if decoded.family.is_none_or(|only| only == family) {
                 rules.push(decoded.rule);

@@ -1,0 +1,191 @@
+//! What others have in nf_tables, be it odd or in the way: it is understood for what it is, it stays as it is, and what
+//! cannot be done beside it is refused in words.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
+
+mod common;
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::Stdio;
+
+use common::fixture::vector;
+use common::nft::assert_in_place;
+use common::original::original;
+use common::{Family, Namespace, Outcome, strace};
+
+const ISTIO: [&str; 5] = ["istio", "-b", "*", "-i", "*"];
+const LINKERD: [&str; 6] = ["linkerd", "-p", "4143", "-o", "4140", "--ipv6=false"];
+
+fn pod() -> Namespace {
+    Namespace::pod(&["10.9.0.2/24"])
+}
+
+fn run(pod: &Namespace, verb: &str, mesh: &[&str]) -> Outcome {
+    pod.mesh_init(&[&[verb], mesh].concat()).backend("auto").run()
+}
+
+#[test]
+fn names_that_are_not_text_are_no_reason_to_fail() {
+    require_root!();
+    let pod = pod();
+    let name = r"$(printf 'caf\351')";
+    for family in Family::BOTH {
+        let iptables = format!("{}-nft", family.iptables());
+        pod.output(&["sh", "-c", &format!("{iptables} -t nat -N {name} && {iptables} -t nat -A OUTPUT -p udp -j {name}")]);
+    }
+    pod.output(&[
+        "sh",
+        "-c",
+        "iptables-nft -t nat -A OUTPUT -o \"$(printf 'eth\\351')\" -m comment --comment \"$(printf '\\377')\" -j RETURN",
+    ]);
+    let chains = || pod.output(&["sh", "-c", "(iptables-nft-save; ip6tables-nft-save) | tr -d '\\351\\377'"]).matches("caf").count();
+    assert_eq!(chains(), 4);
+    run(&pod, "apply", &ISTIO).expect(0);
+    run(&pod, "verify", &ISTIO).expect(0);
+    assert_in_place(run(&pod, "apply", &ISTIO));
+    for format in ["iptables", "nft", "json"] {
+        let live = pod.mesh_init(&["dump", "live", "--format", format]).run().expect(0);
+        assert!(live.stdout.contains("caf"), "{live}");
+    }
+    run(&pod, "remove", &[]).expect(0);
+    assert_eq!(chains(), 4);
+}
+
+#[test]
+fn networks_that_are_everything_together_are_everything() {
+    require_root!();
+    let halves = "0.0.0.0/1,128.0.0.0/1";
+    let quarters = "0.0.0.0/3,32.0.0.0/3,64.0.0.0/3,96.0.0.0/3,128.0.0.0/3,160.0.0.0/3,192.0.0.0/3,224.0.0.0/3";
+    for flag in ["-x", "-i"] {
+        for list in [halves, quarters, "0.0.0.0/0"] {
+            let pod = pod();
+            let arguments = ["istio", "-b", "*", flag, list];
+            run(&pod, "apply", &arguments).expect(0);
+            run(&pod, "verify", &arguments).expect(0);
+            assert_in_place(run(&pod, "apply", &arguments));
+        }
+    }
+}
+
+#[test]
+fn what_leads_to_a_chain_that_goes_is_named() {
+    require_root!();
+    let vector = vector("dual-stack");
+    let pod = original(&vector);
+    pod.nft("add map ip nat ways '{ type inet_service : verdict; elements = { 77 : jump ISTIO_REDIRECT }; }'");
+    let before = pod.nft("list ruleset");
+    let outcome = vector.program(&pod, &["apply", "istio"]).backend("auto").run().expect(1);
+    for part in ["remove", "ISTIO_REDIRECT", "verdict map", "EBUSY", "nft list ruleset"] {
+        assert!(outcome.stderr.contains(part), "{part}: {outcome}");
+    }
+    assert_eq!(pod.nft("list ruleset"), before);
+    assert_eq!(pod.legacy_tables(), Vec::<String>::new());
+}
+
+#[test]
+fn a_foreign_hook_in_a_table_of_iptables_is_nobodys_but_its_owners() {
+    require_root!();
+    let vector = vector("dual-stack");
+    let pod = original(&vector);
+    pod.nft("add chain ip nat mine '{ type nat hook output priority 7; policy accept; }'");
+    pod.nft("add rule ip nat mine tcp dport 7 counter accept");
+    pod.nft("add chain ip nat PREROUTING_2 '{ type nat hook prerouting priority -90; policy drop; }'");
+    let foreign = || pod.nft("list chain ip nat mine") + &pod.nft("list chain ip nat PREROUTING_2");
+    let before = foreign();
+    vector.program(&pod, &["verify", "istio"]).backend("auto").run().expect(0);
+    // What jumps to a chain that goes has to go, wherever it is.
+    pod.nft("add rule ip nat mine tcp dport 8 counter jump ISTIO_REDIRECT");
+    let outcome = vector.program(&pod, &["apply", "istio"]).backend("auto").run().expect(0);
+    assert!(outcome.warnings().len() == 1 && outcome.warnings()[0].contains("-A mine"), "{outcome}");
+    assert_eq!(foreign(), before);
+    run(&pod, "remove", &[]).expect(0);
+    assert_eq!(foreign(), before);
+}
+
+#[test]
+fn what_is_the_other_meshs_comes_back_as_it_was() {
+    require_root!();
+    let pod = pod();
+    run(&pod, "apply", &LINKERD).expect(0);
+    // None of it is what mesh-init would write.
+    for command in [
+        "insert rule ip mesh-init PROXY_INIT_OUTPUT limit rate 5/second return comment \\\"odd\\\"",
+        "insert rule ip mesh-init PROXY_INIT_OUTPUT tcp dport 80 counter packets 7 bytes 700 drop",
+        "insert rule ip mesh-init PROXY_INIT_OUTPUT ip daddr . tcp dport { 10.0.0.1 . 80, 10.0.0.2 . 81 } drop",
+        "add set ip mesh-init known '{ type ipv4_addr; flags interval; elements = { 192.0.2.0/24 } }'",
+        "insert rule ip mesh-init PROXY_INIT_REDIRECT ip saddr @known return",
+        "add counter ip mesh-init seen '{ packets 9 bytes 900 }'",
+        "insert rule ip mesh-init PROXY_INIT_REDIRECT tcp dport 9 counter name seen",
+    ] {
+        pod.nft(command);
+    }
+    let chain = |name: &str| pod.nft(&format!("list chain ip mesh-init {name}"));
+    let chains = || chain("PROXY_INIT_OUTPUT") + &chain("PROXY_INIT_REDIRECT");
+    let before = chains();
+    run(&pod, "apply", &ISTIO).expect(0);
+    assert_eq!(chains(), before);
+    run(&pod, "remove", &["istio"]).expect(0);
+    assert_eq!(chains(), before);
+    run(&pod, "verify", &LINKERD).expect(3);
+    run(&pod, "apply", &LINKERD).expect(0);
+    run(&pod, "verify", &LINKERD).expect(0);
+}
+
+#[test]
+fn a_dump_for_nft_takes_out_the_family_that_is_not_planned() {
+    require_root!();
+    let pod = Namespace::pod(&["10.9.0.2/24", "2001:db8:9::2/64"]);
+    run(&pod, "apply", &[&ISTIO[..], &["--dual-stack"]].concat()).expect(0);
+    let linkerd_too = ["linkerd", "-p", "4143", "-o", "4140"];
+    let dump = |mesh: &[&str]| pod.mesh_init(&[&["dump"], mesh, &["--format", "nft"]].concat()).run().expect(0).stdout;
+    pod.nft_load(&dump(&linkerd_too));
+    assert_eq!(pod.nft("list tables"), "table ip mesh-init\ntable ip6 mesh-init\n");
+    pod.nft_load(&dump(&LINKERD));
+    assert_eq!(pod.nft("list tables"), "table ip mesh-init\n");
+    run(&pod, "verify", &LINKERD).expect(0);
+}
+
+#[test]
+fn a_table_that_belongs_to_a_process_is_left_to_it() {
+    require_root!();
+    let pod = pod();
+    let mut owner = pod.command("nft").arg("-i").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut input = owner.stdin.take().unwrap();
+    let mut output = BufReader::new(owner.stdout.take().unwrap());
+    // The answer to the second command shows that the first is done.
+    input.write_all(b"table ip mesh-init { flags owner; chain ISTIO_OUTPUT { }; }\nlist tables\n").unwrap();
+    let mut answer = String::new();
+    while !answer.contains("table ip mesh-init") {
+        assert_ne!(output.read_line(&mut answer).unwrap(), 0, "{answer}");
+    }
+    let verified = run(&pod, "verify", &ISTIO).expect(3);
+    assert!(verified.stdout.contains("belongs to a process (netlink port "), "{verified}");
+    let applied = run(&pod, "apply", &ISTIO).expect(1);
+    assert!(applied.stderr.contains("it belongs to the process with the netlink port "), "{applied}");
+    assert_eq!(pod.legacy_tables(), Vec::<String>::new());
+    drop(input);
+    owner.wait().unwrap();
+    assert_eq!(pod.nft_ruleset(), "");
+    run(&pod, "apply", &ISTIO).expect(0);
+}
+
+#[test]
+fn rules_that_are_too_long_for_a_message_go_to_the_legacy_filter() {
+    require_root!();
+    if !strace::strace_or_skip() {
+        return;
+    }
+    let ended = |backend: &str| {
+        (1..30).find_map(|nth| {
+            let pod = pod();
+            let program = pod.mesh_init(&[&["apply"], &ISTIO[..]].concat()).backend(backend);
+            let inject = format!("inject=sendto,sendmsg:error=EMSGSIZE:when={nth}");
+            let ended = strace::start(&pod, &program, &["-e", "trace=sendto,sendmsg", "-e", &inject]).end();
+            ended.text.contains("too long for one message").then_some((ended.code, ended.text, pod.legacy_tables(), pod.nft_ruleset()))
+        })
+    };
+    let (code, text, _, left) = ended("auto").unwrap();
+    assert!(code == Some(0) && text.contains("(legacy, IPv4)") && left.is_empty(), "{text}");
+    let (code, text, tables, left) = ended("nftables").unwrap();
+    assert!(code == Some(1) && text.contains("net.core.wmem_max") && tables.is_empty() && left.is_empty(), "{text}");
+}

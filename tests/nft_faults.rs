@@ -88,15 +88,30 @@ fn a_failed_call_leaves_everything_as_it_was() {
         add_foreign(&pod);
         pod
     };
+    // Sets, maps and objects, used or not, in tables that are replaced as a whole.
+    let extras = |pod: &Namespace, table: &str, chain: &str| {
+        for command in [
+            &format!("add counter {table} seen '{{ packets 9 bytes 900 }}'"),
+            &format!("add rule {table} {chain} tcp dport 2 counter name seen"),
+            &format!("add set {table} known '{{ type ipv4_addr; flags interval; elements = {{ 192.0.2.0/24, 198.51.100.1 }} }}'"),
+            &format!("add rule {table} {chain} ip saddr @known counter return"),
+            &format!("add set {table} idle '{{ type inet_service; elements = {{ 7, 8 }} }}'"),
+            &format!("add map {table} ways '{{ type inet_service : verdict; elements = {{ 77 : jump {chain} }} }}'"),
+        ] {
+            pod.nft(command);
+        }
+    };
     let from_native = || {
         let pod = default.pod();
         native.load(&pod);
+        extras(&pod, "inet istio-proxy-nat", "istio-redirect");
         pod
     };
     let from_own = || {
         let pod = other.pod();
         default.program(&pod, &["apply", "istio"]).backend("nftables").run().expect(0);
         pod.nft("add rule ip mesh-init ISTIO_REDIRECT tcp dport 1 counter return");
+        extras(&pod, "ip mesh-init", "ISTIO_REDIRECT");
         pod
     };
     let from_legacy = || {

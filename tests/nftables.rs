@@ -214,7 +214,7 @@ const DEEDS: &[Deed] = &[
     (
         "the protocol of another header",
         &["flush chain ip6 mesh-init ISTIO_REDIRECT", "add rule ip6 mesh-init ISTIO_REDIRECT ip6 nexthdr tcp counter redirect to :15001"],
-        &["missing", "extra", "ISTIO_REDIRECT"],
+        &["changed", "ISTIO_REDIRECT"],
     ),
     (
         "a hook with another priority",

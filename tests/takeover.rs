@@ -6,7 +6,8 @@
 mod common;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use common::fixture::{Vector, all_vectors, vector};
 use common::namespace::Network;
@@ -291,13 +292,15 @@ fn no_connection_escapes_while_rules_change_hands() {
     }
 }
 
+const MOMENT: Duration = Duration::from_millis(1);
+
 #[test]
 fn within_nf_tables_there_are_never_two_sets_nor_none() {
     require_root!();
     for form in ["iptables-nft", "istio-native"] {
         let pod = Namespace::pod(&["10.9.0.2/24", "2001:db8:9::2/64"]);
         leave(&pod, form);
-        let done = AtomicBool::new(false);
+        let (done, looks) = (AtomicBool::new(false), AtomicUsize::new(0));
         std::thread::scope(|scope| {
             let watch = scope.spawn(|| {
                 let mut counts: BTreeMap<usize, usize> = BTreeMap::new();
@@ -305,20 +308,20 @@ fn within_nf_tables_there_are_never_two_sets_nor_none() {
                     let listing = pod.nft("list ruleset ip") + &pod.nft("list ruleset inet");
                     let sets = listing.matches("redirect to :15001").count() + listing.matches("REDIRECT --to-ports 15001").count();
                     *counts.entry(sets).or_default() += 1;
+                    looks.fetch_add(1, Ordering::Relaxed);
                 }
                 counts
             });
-            std::thread::sleep(std::time::Duration::from_millis(50));
+            let looked = |times| std::iter::from_fn(|| (looks.load(Ordering::Relaxed) < times).then(|| std::thread::sleep(MOMENT))).count();
+            looked(3);
             let outcome = pod.mesh_init(&[&["apply"], &PLAIN[..]].concat()).backend("auto").run();
-            std::thread::sleep(std::time::Duration::from_millis(50));
+            looked(looks.load(Ordering::Relaxed) + 4);
             done.store(true, Ordering::Relaxed);
             let counts = watch.join().unwrap();
             outcome.expect(0);
             // The two listings of one look are made one after the other, so that a change may fall between them.
-            let (once, other): (usize, usize) = counts
-                .iter()
-                .fold((0, 0), |(once, other), (sets, times)| if *sets == 1 { (once + times, other) } else { (once, other + times) });
-            assert!(once > 5 && other <= 1, "{form}: {counts:?}");
+            let other: usize = counts.iter().filter(|(sets, _)| **sets != 1).map(|(_, times)| times).sum();
+            assert!(other <= 1 && counts.contains_key(&1), "{form}: {counts:?}");
         });
     }
 }

@@ -136,10 +136,10 @@ as_init grep -E '^(Cap(Prm|Eff|Bnd)|NoNewPrivs)' /proc/self/status | sed 's/^/  
 mesh_init 0 apply istio "${istio_arguments[@]}"
 grep -q 'installed and verified: 18 rules' "$work/output" || die 'not what was expected'
 
-title '3. What the kernel holds now, compared with the plan and as the real iptables sees it'
+title '3. What the kernel holds now, compared with the plan and as the real nft sees it'
 mesh_init 0 verify istio "${istio_arguments[@]}"
-say '$ iptables-legacy-save -t nat'
-ip netns exec "$pod" iptables-legacy-save -t nat | grep -v '^#' | sed 's/^/    /'
+say '$ nft list table ip mesh-init'
+ip netns exec "$pod" nft list table ip mesh-init | expand -t 4 | sed 's/^/    /'
 
 title '4. The same connections once more'
 connect "$pod" 1000 'the application' 192.0.2.80 8080 'the proxy (outgoing, port 15001), asked for 192.0.2.80:8080'
@@ -149,13 +149,19 @@ connect "$pod" 1337 'the proxy itself' 192.0.2.80 8080 'the server in the world,
 title '5. A second run changes nothing; a rule that somebody deletes is noticed and put back'
 mesh_init 0 apply istio "${istio_arguments[@]}"
 grep -q 'already in place' "$work/output" || die 'not what was expected'
-say '$ iptables-legacy -t nat -D OUTPUT -j ISTIO_OUTPUT'
-XTABLES_LOCKFILE=$work/lock ip netns exec "$pod" iptables-legacy -t nat -D OUTPUT -j ISTIO_OUTPUT
+say '$ nft flush chain ip mesh-init OUTPUT'
+ip netns exec "$pod" nft flush chain ip mesh-init OUTPUT
 mesh_init 3 verify istio "${istio_arguments[@]}"
 mesh_init 0 apply istio "${istio_arguments[@]}"
 connect "$pod" 1000 'the application' 192.0.2.80 8080 'the proxy (outgoing, port 15001), asked for 192.0.2.80:8080'
 
-title '6. Out again'
+title '6. The same in the legacy packet filter, for a kernel that has no other; what was in nf_tables goes in the same run'
+mesh_init 0 apply istio "${istio_arguments[@]}" --backend legacy
+say '$ iptables-legacy-save -t nat'
+ip netns exec "$pod" iptables-legacy-save -t nat | grep -v '^#' | sed 's/^/    /'
+connect "$pod" 1000 'the application' 192.0.2.80 8080 'the proxy (outgoing, port 15001), asked for 192.0.2.80:8080'
+
+title '7. Out again'
 mesh_init 0 remove istio
 mesh_init 0 dump live --family 4
 ! grep -q 'ISTIO' "$work/output" || die 'rules are left'

@@ -27,7 +27,7 @@ needs() {
     case $1 in
     build) echo "cc=gcc lib:libc.a=libc6-dev" ;;
     check) needs build ;;
-    demo) echo "$(needs build) ip=iproute2 nsenter=util-linux setpriv=util-linux /usr/bin/python3=python3 iptables-legacy-save=iptables" ;;
+    demo) echo "$(needs build) ip=iproute2 nsenter=util-linux setpriv=util-linux /usr/bin/python3=python3 iptables-legacy-save=iptables nft=nftables" ;;
     test)
         echo "$(needs build) ip=iproute2 nsenter=util-linux setpriv=util-linux unshare=util-linux iptables-legacy-save=iptables" \
             "nft=nftables setcap=libcap2-bin strace=strace"

@@ -1,4 +1,4 @@
-//! Leaves the tables for unwinding out of the released program.
+//! Leaves the tables for unwinding, and the compilers' remarks, out of the released program.
 //!
 //! A panic ends the program at once (`panic = "abort"`), so that nothing ever reads them; they are a tenth of it. The
 //! linker keeps them unless it is told so by a script, and only the program itself may be linked with that: tests unwind.
@@ -7,7 +7,7 @@ use std::path::Path;
 use std::{env, fs};
 
 /// Takes the sections out and leaves everything else where the linker would have put it.
-const SCRIPT: &str = "SECTIONS { /DISCARD/ : { *(.eh_frame) *(.gcc_except_table .gcc_except_table.*) } } INSERT AFTER .text;\n";
+const SCRIPT: &str = "SECTIONS { /DISCARD/ : { *(.eh_frame) *(.gcc_except_table .gcc_except_table.*) *(.comment) *(.gnu.warning.*) } } INSERT AFTER .text;\n";
 
 fn main() {
     println!("cargo::rerun-if-changed=src/build.rs");

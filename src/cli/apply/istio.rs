@@ -75,7 +75,7 @@ fn warn_of_settings(options: &Options) {
     }
     for (flag, given) in [("--reconcile", options.reconcile), ("--force-apply", options.force_apply), ("--cni-mode", options.cni_mode)] {
         if given {
-            debug!("{flag} changes nothing: rules are always repaired where they differ, and no other program is run");
+            debug!("{flag} changes nothing: rules are always repaired where they differ");
         }
     }
     let unknown: Vec<&String> = options.log_target.iter().filter(|target| !matches!(target.as_str(), "stdout" | "stderr")).collect();

@@ -8,26 +8,32 @@ use common::{Family, Namespace, Privilege, strace};
 
 const APPLY: [&str; 6] = ["apply", "istio", "-b", "*", "-i", "*"];
 
+const BACKENDS: [&str; 2] = ["legacy", "nftables"];
+
 fn installed(pod: &Namespace) -> bool {
-    !pod.legacy_save(Family::V4).rules("nat", "ISTIO_OUTPUT").is_empty()
+    !pod.legacy_save(Family::V4).rules("nat", "ISTIO_OUTPUT").is_empty() || pod.nft_ruleset().contains("chain ISTIO_OUTPUT {")
+}
+
+fn assert_nothing_made(pod: &Namespace) {
+    assert_eq!(pod.legacy_tables(), Vec::<String>::new());
+    assert_eq!(pod.nft_ruleset(), "");
 }
 
 #[test]
 fn net_admin_alone_is_enough() {
     require_root!();
-    for (privilege, read_only) in
-        [(Privilege::NetAdmin, false), (Privilege::NetAdmin, true), (Privilege::Ambient(65534), false), (Privilege::Ambient(65534), true)]
-    {
+    let cases = [Privilege::NetAdmin, Privilege::Ambient(65534)].into_iter().flat_map(|privilege| [(privilege, false), (privilege, true)]);
+    for ((privilege, read_only), backend) in cases.flat_map(|case| BACKENDS.map(|backend| (case, backend))) {
         let pod = Namespace::pod(&["10.9.0.2/24"]);
         for args in [&APPLY[..], &["verify", "istio", "-b", "*", "-i", "*"], &["dump", "live"]] {
-            let mut program = pod.mesh_init(args).with(privilege);
+            let mut program = pod.mesh_init(args).backend(backend).with(privilege);
             if read_only {
                 program = program.read_only();
             }
             program.run().expect(0);
         }
         assert!(installed(&pod));
-        pod.mesh_init(&["remove"]).with(privilege).run().expect(0);
+        pod.mesh_init(&["remove"]).backend(backend).with(privilege).run().expect(0);
         assert!(!installed(&pod));
     }
 }
@@ -36,9 +42,10 @@ fn net_admin_alone_is_enough() {
 fn a_file_capability_is_raised() {
     require_root!();
     // Under the ban on new privileges too, as long as the runtime has left the capability in the permitted set.
-    for privilege in [Privilege::FileCapability(65534), Privilege::Granted(65534)] {
+    let privileges = [Privilege::FileCapability(65534), Privilege::Granted(65534)];
+    for (privilege, backend) in privileges.into_iter().flat_map(|privilege| BACKENDS.map(|backend| (privilege, backend))) {
         let pod = Namespace::pod(&["10.9.0.2/24"]);
-        let program = pod.mesh_init(&APPLY).with(privilege);
+        let program = pod.mesh_init(&APPLY).backend(backend).with(privilege);
         program.give_file_capability();
         program.run().expect(0);
         assert!(installed(&pod));
@@ -49,18 +56,20 @@ fn a_file_capability_is_raised() {
 fn the_reason_for_missing_privilege_is_told() {
     require_root!();
     let pod = Namespace::pod(&["10.9.0.2/24"]);
-    let mut reasons = Vec::new();
-    for privilege in [Privilege::RootWithout, Privilege::None(65534), Privilege::Granted(65534)] {
-        for args in [&APPLY[..], &["remove", "istio"]] {
-            let outcome = pod.mesh_init(args).with(privilege).run().expect(10);
-            let lines = outcome.lines();
-            assert_eq!(lines.len(), 1, "{outcome}");
-            assert!(lines[0].contains("NET_ADMIN"), "{outcome}");
-            reasons.push(lines[0].clone());
+    for backend in ["legacy", "nftables", "auto"] {
+        let mut reasons = Vec::new();
+        for privilege in [Privilege::RootWithout, Privilege::None(65534), Privilege::Granted(65534)] {
+            for args in [&APPLY[..], &["remove", "istio"]] {
+                let outcome = pod.mesh_init(args).backend(backend).with(privilege).run().expect(10);
+                let lines = outcome.lines();
+                assert_eq!(lines.len(), 1, "{outcome}");
+                assert!(lines[0].contains("NET_ADMIN"), "{outcome}");
+                reasons.push(lines[0].clone());
+            }
+            assert_nothing_made(&pod);
         }
-        assert_eq!(pod.legacy_tables(), Vec::<String>::new());
+        assert_ne!(reasons[2], reasons[4], "not granted, and granted but not effective, have different remedies");
     }
-    assert_ne!(reasons[2], reasons[4], "not granted, and granted but not effective, have different remedies");
 }
 
 #[test]
@@ -127,9 +136,10 @@ fn nothing_else_is_executed() {
         return;
     }
     let pod = Namespace::pod(&["10.9.0.2/24", "2001:db8:9::2/64"]);
-    for args in [&APPLY[..], &["apply", "istio", "--dual-stack", "-b", "80", "-i", "*", "-m", "TPROXY"], &["remove"]] {
+    let verbs = [&APPLY[..], &["apply", "istio", "--dual-stack", "-b", "80", "-i", "*", "-m", "TPROXY"], &["remove"]];
+    for (args, backend) in verbs.into_iter().flat_map(|args| ["legacy", "auto"].map(|backend| (args, backend))) {
         let trace = ["-e", "trace=process,openat,open,creat,mkdir,unlink,rename"];
-        let ended = strace::start(&pod, &pod.mesh_init(args), &trace).end();
+        let ended = strace::start(&pod, &pod.mesh_init(args).backend(backend), &trace).end();
         assert_eq!(ended.code, Some(0), "{}", ended.text);
         // Everything up to the last program that was started is the harness.
         let own = ended.calls;

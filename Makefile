@@ -6,7 +6,8 @@ export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/sbin:/sbin
 
 CARGO := cargo
 # .cargo/config.toml builds for the machine's own target by name, so that the program lies in that target's folder.
-BINARY = $(shell $(CARGO) metadata --no-deps --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/$(HOST)/release/mesh-init
+TARGET = $(shell $(CARGO) metadata --no-deps --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
+BINARY = $(TARGET)/$(HOST)/release/mesh-init
 HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 
 # Network namespaces and the packet filter are root's.
@@ -14,7 +15,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo -E)
 # What makes cargo start test programs by sudo.
 RUNNER = $(if $(SUDO),CARGO_TARGET_$(shell echo $(HOST) | tr 'a-z-' 'A-Z_')_RUNNER='$(SUDO)')
 
-.PHONY: help build demo test bench check clean
+.PHONY: help build demo test fuzz bench check clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z]*\):.*## /make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -35,6 +36,17 @@ test: ## Run all tests (those that need root ask sudo for it)
 	$(RUNNER) $(CARGO) test --locked
 	$(RUNNER) $(CARGO) test --locked --features iptables-command --lib --test command
 
+# cargo-fuzz needs compiler flags that a stable compiler takes only so. What is found goes to a folder beside the build, from
+# where the next run goes on; `make test` runs tests/fuzz/corpus.
+fuzz: ## Feed the decoders of the kernel's answers with any bytes, a minute each
+	@tests/setup.sh fuzz
+	command -v cargo-fuzz >/dev/null || $(CARGO) install --locked cargo-fuzz
+	@set -e; for target in $$($(CARGO) fuzz list --fuzz-dir tests/fuzz); do \
+		mkdir -p "$(TARGET)/fuzz/found/$$target"; \
+		RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --fuzz-dir tests/fuzz --target $(HOST) --target-dir "$(TARGET)/fuzz" "$$target" \
+			"$(TARGET)/fuzz/found/$$target" "tests/fuzz/corpus/$$target" -- -max_total_time=60 -timeout=10 -max_len=4096; \
+	done
+
 bench: ## Measure it beside iptables-restore
 	@tests/setup.sh bench
 	$(CARGO) build --release --locked
@@ -43,7 +55,9 @@ bench: ## Measure it beside iptables-restore
 check: ## Format, lints, documentation
 	@tests/setup.sh check
 	$(CARGO) fmt --check
+	$(CARGO) fmt --check --manifest-path tests/fuzz/Cargo.toml
 	$(CARGO) clippy --all-targets --all-features --locked -- -D warnings
+	$(CARGO) rustc --lib --profile check --locked -- --cfg fuzzing -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --no-deps --locked
 
 clean: ## Remove what was built

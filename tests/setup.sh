@@ -1,6 +1,6 @@
 #!/bin/bash
-# Sees to what `make build|check|demo|test|bench` need: a Rust that is new enough is looked for, Debian packages that
-# are missing are installed. Usage: tests/setup.sh build|check|demo|test|bench
+# Sees to what `make build|check|demo|test|fuzz|bench` need: a Rust that is new enough is looked for, Debian packages that
+# are missing are installed. Usage: tests/setup.sh build|check|demo|test|fuzz|bench
 set -euo pipefail
 
 # The first cargo that knows build.target = "host-tuple" (.cargo/config.toml).
@@ -27,13 +27,14 @@ needs() {
     case $1 in
     build) echo "cc=gcc lib:libc.a=libc6-dev" ;;
     check) needs build ;;
+    fuzz) echo "$(needs build) c++=g++" ;;
     demo) echo "$(needs build) ip=iproute2 nsenter=util-linux setpriv=util-linux /usr/bin/python3=python3 iptables-legacy-save=iptables nft=nftables" ;;
     test)
         echo "$(needs build) ip=iproute2 nsenter=util-linux setpriv=util-linux unshare=util-linux iptables-legacy-save=iptables" \
             "nft=nftables setcap=libcap2-bin strace=strace"
         ;;
     bench) echo "$(needs build) ip=iproute2 nsenter=util-linux iptables-legacy-restore=iptables hyperfine=hyperfine strace=strace /usr/bin/python3=python3" ;;
-    *) die "usage: $0 build|check|demo|test|bench" ;;
+    *) die "usage: $0 build|check|demo|test|fuzz|bench" ;;
     esac
 }
 

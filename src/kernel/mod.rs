@@ -10,6 +10,8 @@ mod choice;
 pub mod command;
 pub mod error;
 mod found;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod install;
 pub mod legacy;
 mod look;

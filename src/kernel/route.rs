@@ -6,6 +6,8 @@
 
 mod address;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzzing;
 mod journal;
 mod local;
 mod rule;

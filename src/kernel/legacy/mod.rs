@@ -12,6 +12,8 @@ mod encode;
 mod entry;
 pub(in crate::kernel) mod extension;
 mod feature;
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzzing;
 mod lock;
 mod order;
 mod socket;

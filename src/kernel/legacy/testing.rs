@@ -1,21 +1,13 @@
 //! Tables for unit tests, without a kernel.
 
 use super::abi;
-use super::bytes::u32_at;
 use super::table::{Info, RawTable};
 use super::{encode, splice};
 use crate::ruleset::{Family, Hook, Mesh, Ownership, Ruleset, Table, TableName};
 
 /// The argument of SET_REPLACE as the kernel would answer GET_INFO and GET_ENTRIES afterwards.
 pub(super) fn answers(message: &[u8]) -> (Info, Vec<u8>) {
-    let offsets = |at| std::array::from_fn(|hook| u32_at(message, at + 4 * hook).unwrap());
-    let info = Info {
-        valid_hooks: u32_at(message, abi::replace::VALID_HOOKS).unwrap(),
-        hook_entry: offsets(abi::replace::HOOK_ENTRY),
-        underflow: offsets(abi::replace::UNDERFLOW),
-        entries: u32_at(message, abi::replace::NUM_ENTRIES).unwrap(),
-        size: u32_at(message, abi::replace::SIZE_OF_ENTRIES).unwrap(),
-    };
+    let info = super::fuzzing::info_after(message).unwrap();
     (info, message[abi::replace::ENTRIES..].to_vec())
 }
 

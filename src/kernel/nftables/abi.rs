@@ -157,7 +157,7 @@ pub(super) mod set {
 pub(super) const SET_ANONYMOUS: u32 = 1;
 pub(super) const SET_CONSTANT: u32 = 2;
 pub(super) const SET_INTERVAL: u32 = 4;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub(super) const SET_MAP: u32 = 8;
 
 /// The names that `nft` has for the kinds of keys, which the kernel only keeps for it.

@@ -13,6 +13,8 @@ mod decode_tests;
 mod encode;
 mod expressions;
 mod feature;
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzzing;
 mod plan;
 mod read;
 mod sets;

@@ -1,0 +1,5 @@
+//! nf_tables' answers, any bytes instead of the kernel's.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|answers: &[u8]| mesh_init::kernel::fuzzing::nftables(answers));

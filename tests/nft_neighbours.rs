@@ -49,6 +49,17 @@ fn names_that_are_not_text_are_no_reason_to_fail() {
     }
     run(&pod, "remove", &[]).expect(0);
     assert_eq!(chains(), 4);
+
+    // What goes may have such a name too, or stand in a chain of such a name.
+    for words in
+        ["-N ISTIO_OUTPUT", r"-N ISTIO_$(printf '\351')", r"-A $(printf 'caf\351') -p tcp -j ISTIO_OUTPUT", "-A OUTPUT -j ISTIO_OUTPUT"]
+    {
+        pod.output(&["sh", "-c", &format!("iptables-nft -t nat {words}")]);
+    }
+    let outcome = run(&pod, "apply", &ISTIO).expect(0);
+    assert!(outcome.warnings().len() == 1 && outcome.warnings()[0].contains(r"-A caf\xe9 -p tcp -j ISTIO_OUTPUT"), "{outcome}");
+    assert_eq!(chains(), 4);
+    assert!(!pod.output(&["sh", "-c", "iptables-nft-save | tr -d '\\351\\377'"]).contains("ISTIO"));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::abi::{self, elements, message};
 use super::encode::{self, ANONYMOUS_SET, EncodeError, SetContents};
-use super::read::{ChainData, RuleData, TableData};
+use super::read::{ChainData, RuleData, TableData, bytes_of};
 use super::sets::Set;
 use crate::kernel::netlink::wire::{AttributeWriter, Attributes, Header, Malformed, TooLong, append_message};
 use crate::ruleset::{Chain, Family, Policy, Rule, TableName, layout};
@@ -220,7 +220,7 @@ impl Batch {
         }
         let object = Object::Gone(format!("the table {what}"));
         self.message(None, object, message::DELTABLE, 0, abi::head(table.family, 0), |attributes| {
-            attributes.text(abi::table::NAME, &table.name);
+            attributes.bytes(abi::table::NAME, &bytes_of(&table.name));
         })
     }
 
@@ -228,7 +228,7 @@ impl Batch {
     pub(super) fn delete_rule(&mut self, table: &TableData, chain: &ChainData, rule: &RuleData) -> Result<(), BatchError> {
         let object = Object::Gone(rule_text(table, chain));
         self.message(None, object, message::DELRULE, 0, abi::head(table.family, 0), |attributes| {
-            attributes.text(abi::rule::TABLE, &table.name).text(abi::rule::CHAIN, &chain.name);
+            attributes.bytes(abi::rule::TABLE, &bytes_of(&table.name)).bytes(abi::rule::CHAIN, &bytes_of(&chain.name));
             attributes.bytes(abi::rule::HANDLE, &rule.handle.to_be_bytes());
         })
     }
@@ -237,7 +237,7 @@ impl Batch {
     pub(super) fn flush_chain(&mut self, table: &TableData, chain: &ChainData) -> Result<(), BatchError> {
         let object = Object::Gone(rule_text(table, chain));
         self.message(None, object, message::DELRULE, 0, abi::head(table.family, 0), |attributes| {
-            attributes.text(abi::rule::TABLE, &table.name).text(abi::rule::CHAIN, &chain.name);
+            attributes.bytes(abi::rule::TABLE, &bytes_of(&table.name)).bytes(abi::rule::CHAIN, &bytes_of(&chain.name));
         })
     }
 
@@ -245,7 +245,7 @@ impl Batch {
     pub(super) fn delete_chain(&mut self, table: &TableData, chain: &ChainData) -> Result<(), BatchError> {
         let object = Object::Gone(chain_text(table, chain));
         self.message(None, object, message::DELCHAIN, 0, abi::head(table.family, 0), |attributes| {
-            attributes.text(abi::chain::TABLE, &table.name).text(abi::chain::NAME, &chain.name);
+            attributes.bytes(abi::chain::TABLE, &bytes_of(&table.name)).bytes(abi::chain::NAME, &bytes_of(&chain.name));
         })
     }
 
@@ -253,7 +253,7 @@ impl Batch {
     pub(super) fn recreate_table(&mut self, table: &TableData) -> Result<(), BatchError> {
         let object = Object::Old(format!("the table {} {}", abi::family_name(table.family), table.name));
         self.message(None, object, message::NEWTABLE, CREATE | EXCLUSIVE, abi::head(table.family, 0), |attributes| {
-            attributes.text(abi::table::NAME, &table.name).u32_be(abi::table::FLAGS, table.flags);
+            attributes.bytes(abi::table::NAME, &bytes_of(&table.name)).u32_be(abi::table::FLAGS, table.flags);
         })?;
         for object in &table.objects {
             self.recreate_object(table, object)?;
@@ -311,7 +311,10 @@ impl Batch {
         })?;
         for list in &set.elements {
             self.message(None, object.clone(), message::NEWSETELEM, CREATE, head, |attributes| {
-                attributes.text(elements::TABLE, &table.name).text(elements::SET, &set.name).u32_be(elements::SET_ID, id);
+                attributes
+                    .bytes(elements::TABLE, &bytes_of(&table.name))
+                    .bytes(elements::SET, &bytes_of(&set.name))
+                    .u32_be(elements::SET_ID, id);
                 attributes.nested(elements::ELEMENTS, |nested| nested.raw(list));
             })?;
         }
@@ -349,7 +352,7 @@ impl Batch {
         };
         let compat = super::view::compat_protocol(table, rule);
         self.message(None, Object::Old(rule_text(table, chain)), message::NEWRULE, flags, abi::head(table.family, 0), |attributes| {
-            attributes.text(abi::rule::TABLE, &table.name).text(abi::rule::CHAIN, &chain.name);
+            attributes.bytes(abi::rule::TABLE, &bytes_of(&table.name)).bytes(abi::rule::CHAIN, &bytes_of(&chain.name));
             if let Position::Before(handle) = position {
                 attributes.bytes(abi::rule::POSITION, &handle.to_be_bytes());
             }

@@ -184,6 +184,30 @@ pub(super) fn name_of(attribute: &Attribute<'_>) -> String {
     extension::text(attribute.value)
 }
 
+/// The bytes of a name that [`name_of`] made text of, with a NUL behind them.
+pub(super) fn bytes_of(name: &str) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(name.len() + 1);
+    let mut rest = name.as_bytes();
+    while let [first, behind @ ..] = rest {
+        let (byte, behind) = match (first, behind) {
+            (b'\\', [b'x', high, low, behind @ ..]) => (hexadecimal(*high) << 4 | hexadecimal(*low), behind),
+            (b'\\', [b't', behind @ ..]) => (b'\t', behind),
+            (b'\\', [b'r', behind @ ..]) => (b'\r', behind),
+            (b'\\', [b'n', behind @ ..]) => (b'\n', behind),
+            (b'\\', [plain, behind @ ..]) => (*plain, behind),
+            _ => (*first, behind),
+        };
+        bytes.push(byte);
+        rest = behind;
+    }
+    bytes.push(0);
+    bytes
+}
+
+fn hexadecimal(digit: u8) -> u8 {
+    char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok()).unwrap_or_default()
+}
+
 fn required_name(attributes: &Attributes<'_>, kind: u16) -> Result<String, Malformed> {
     Ok(name_of(&attributes.find(kind)?.ok_or(Malformed("nf_tables object without a name"))?))
 }
@@ -217,7 +241,7 @@ fn parse_chain(message: &Message<'_>, tables: &[TableData]) -> Result<Option<(us
 
 fn read_rules(from: &mut impl Lists, table: &mut TableData) -> Result<(), NetlinkError> {
     let name = |attributes: &mut AttributeWriter<'_>| {
-        attributes.text(abi::rule::TABLE, &table.name);
+        attributes.bytes(abi::rule::TABLE, &bytes_of(&table.name));
     };
     let rules = from.list(message::GETRULE, &abi::head(table.family, 0), name, |message| parse_rule(message, table))?;
     let places: HashMap<String, usize> = table.chains.iter().enumerate().map(|(at, chain)| (chain.name.clone(), at)).collect();
@@ -253,13 +277,13 @@ fn read_sets(from: &mut impl Lists, table: &mut TableData, always: bool) -> Resu
     }
     let head = abi::head(table.family, 0);
     let of_table = |attributes: &mut AttributeWriter<'_>| {
-        attributes.text(abi::set::TABLE, &table.name);
+        attributes.bytes(abi::set::TABLE, &bytes_of(&table.name));
     };
     let mut sets =
         from.list(message::GETSET, &head, of_table, |message| if is_of(message, table)? { Set::parse(message) } else { Ok(None) })?;
     for set in &mut sets {
         let of_set = |attributes: &mut AttributeWriter<'_>| {
-            attributes.text(abi::elements::TABLE, &table.name).text(abi::elements::SET, &set.name);
+            attributes.bytes(abi::elements::TABLE, &bytes_of(&table.name)).bytes(abi::elements::SET, &bytes_of(&set.name));
         };
         let lists = from.list(message::GETSETELEM, &head, of_set, |answer| {
             if answer.kind != message::NEWSETELEM {
@@ -282,7 +306,7 @@ fn is_of(message: &Message<'_>, table: &TableData) -> Result<bool, Malformed> {
 /// Reads the table's objects, which kernels before 4.10 do not have.
 fn read_objects(from: &mut impl Lists, table: &mut TableData) -> Result<(), NetlinkError> {
     let of_table = |attributes: &mut AttributeWriter<'_>| {
-        attributes.text(abi::object::TABLE, &table.name);
+        attributes.bytes(abi::object::TABLE, &bytes_of(&table.name));
     };
     let objects = from.list(message::GETOBJ, &abi::head(table.family, 0), of_table, |message| {
         let is_one = message.kind == message::NEWOBJ && is_of(message, table)?;
@@ -293,4 +317,16 @@ fn read_objects(from: &mut impl Lists, table: &mut TableData) -> Result<(), Netl
         objects => objects?,
     };
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_is_found_again() {
+        for name in [&b"ISTIO_OUTPUT"[..], b"caf\xe9", "caf\u{e9}".as_bytes(), b"a\\x41", b"tab\there\r\n", b"\"'\\", b"\x01\x7f\xff"] {
+            assert_eq!(bytes_of(&extension::text(name)), [name, b"\0"].concat());
+        }
+    }
 }

@@ -5,6 +5,7 @@
 
 mod common;
 
+use common::nft::assert_in_place;
 use common::{Family, Namespace, Outcome, UserNamespace};
 
 const ADDRESSES: [&str; 2] = ["10.9.0.2/24", "2001:db8:9::2/64"];
@@ -13,6 +14,25 @@ const LINKERD: [&str; 7] = ["linkerd", "-p", "4143", "-o", "4140", "-u", "2102"]
 
 fn run(users: &UserNamespace, pod: &Namespace, verb: &str, words: &[&str]) -> Outcome {
     pod.mesh_init(&[&[verb], words].concat()).in_user_namespace(users).run()
+}
+
+#[test]
+fn nf_tables_of_the_user_namespaces_own_is_worked_on_as_any() {
+    require_root!();
+    for words in [&ISTIO[..], &LINKERD] {
+        let users = UserNamespace::new();
+        let (pod, usual) = (Namespace::pod_of(&users, &ADDRESSES), Namespace::pod(&ADDRESSES));
+        let inside = |verb: &str, words: &[&str]| {
+            pod.mesh_init(&[&[verb], words].concat()).backend("nftables").in_user_namespace(&users).run().expect(0)
+        };
+        usual.mesh_init(&[&["apply"], words].concat()).backend("nftables").run().expect(0);
+        inside("apply", words);
+        assert_eq!(pod.nft_ruleset(), usual.nft_ruleset());
+        inside("verify", words);
+        assert_in_place(inside("apply", words));
+        inside("remove", &words[..1]);
+        assert_eq!(pod.nft_ruleset(), "");
+    }
 }
 
 #[test]

@@ -57,7 +57,7 @@ fn names_that_are_not_text_are_no_reason_to_fail() {
         pod.output(&["sh", "-c", &format!("iptables-nft -t nat {words}")]);
     }
     let outcome = run(&pod, "apply", &ISTIO).expect(0);
-    assert!(outcome.warnings().len() == 1 && outcome.warnings()[0].contains(r"-A caf\xe9 -p tcp -j ISTIO_OUTPUT"), "{outcome}");
+    assert!(outcome.warnings()[0].contains(r"-A caf\xe9 -p tcp -j ISTIO_OUTPUT"), "{outcome}");
     assert_eq!(chains(), 4);
     assert!(!pod.output(&["sh", "-c", "iptables-nft-save | tr -d '\\351\\377'"]).contains("ISTIO"));
 }
@@ -199,4 +199,162 @@ fn rules_that_are_too_long_for_a_message_go_to_the_legacy_filter() {
     assert!(code == Some(0) && text.contains("(legacy, IPv4)") && left.is_empty(), "{text}");
     let (code, text, tables, left) = ended("nftables").unwrap();
     assert!(code == Some(1) && text.contains("net.core.wmem_max") && tables.is_empty() && left.is_empty(), "{text}");
+}
+
+#[test]
+fn the_meshes_keep_their_order_and_what_has_to_be_first_is_first() {
+    require_root!();
+    let order = |pod: &Namespace, chain: &str| -> Vec<String> {
+        let listing = pod.nft(&format!("list chain ip mesh-init {chain}"));
+        let target =
+            |line: &str| line.split_once("bytes 0 ").map(|(_, target)| target.split(" comment").next().unwrap_or_default().to_owned());
+        listing.lines().filter_map(target).collect()
+    };
+    let istio = |verb: &str, pod: &Namespace, more: &[&str]| run(pod, verb, &[&ISTIO[..], &["-k", "v0"], more].concat());
+    let pod = pod();
+    istio("apply", &pod, &[]).expect(0);
+    run(&pod, "apply", &LINKERD).expect(0);
+    let wanted = ["jump ISTIO_REDIRECT", "return", "jump ISTIO_INBOUND", "jump PROXY_INIT_REDIRECT"];
+    assert_eq!(order(&pod, "PREROUTING"), wanted);
+    assert_eq!(order(&pod, "OUTPUT"), ["jump ISTIO_OUTPUT", "jump PROXY_INIT_OUTPUT"]);
+    // A change of either mesh leaves them where they are.
+    istio("apply", &pod, &["-o", "99"]).expect(0);
+    assert_eq!(order(&pod, "PREROUTING"), wanted);
+    run(&pod, "apply", &[&LINKERD[..], &["--outbound-ports-to-ignore", "99"]].concat()).expect(0);
+    assert_eq!(order(&pod, "PREROUTING"), wanted);
+    istio("verify", &pod, &["-o", "99"]).expect(0);
+
+    // What is inserted first goes before a mesh that was there already.
+    let pod = self::pod();
+    run(&pod, "apply", &LINKERD).expect(0);
+    istio("apply", &pod, &[]).expect(0);
+    let behind = ["jump ISTIO_REDIRECT", "return", "jump PROXY_INIT_REDIRECT", "jump ISTIO_INBOUND"];
+    assert_eq!(order(&pod, "PREROUTING"), behind);
+    pod.nft("insert rule ip mesh-init PREROUTING counter jump PROXY_INIT_REDIRECT");
+    istio("verify", &pod, &[]).expect(3);
+    run(&pod, "verify", &LINKERD).expect(3);
+    run(&pod, "apply", &LINKERD).expect(0);
+    istio("apply", &pod, &[]).expect(0);
+    assert_eq!(order(&pod, "PREROUTING"), behind);
+    istio("verify", &pod, &[]).expect(0);
+    run(&pod, "verify", &LINKERD).expect(0);
+}
+
+#[test]
+fn a_chain_of_the_same_name_in_another_table_is_another() {
+    require_root!();
+    let vector = vector("tproxy-everything");
+    let pod = vector.pod();
+    let run = |verb: &str| vector.program(&pod, &[verb, "istio"]).backend("nftables").run();
+    run("apply").expect(0);
+    let own = pod.nft("list table ip mesh-init");
+    let astray = own.replace("jump ISTIO_OUTPUT_DNS", "jump raw-ISTIO_OUTPUT_DNS");
+    assert_ne!(own, astray);
+    pod.nft_load(&format!("delete table ip mesh-init\n{astray}"));
+    let verified = run("verify").expect(3);
+    assert!(verified.stdout.contains("raw-ISTIO_OUTPUT_DNS"), "{verified}");
+    run("apply").expect(0);
+    run("verify").expect(0);
+    assert!(!pod.nft("list chain ip mesh-init ISTIO_OUTPUT").contains("raw-"));
+}
+
+#[test]
+fn what_is_left_of_a_family_that_is_not_planned_is_found_and_taken_out() {
+    require_root!();
+    for left in [
+        &["add table ip6 mesh-init"][..],
+        &["add table ip6 mesh-init", "add chain ip6 mesh-init filter-OUTPUT '{ type filter hook output priority 0; policy drop; }'"],
+    ] {
+        let pod = pod();
+        run(&pod, "apply", &ISTIO).expect(0);
+        let leave = || left.iter().for_each(|command| drop(pod.nft(command)));
+        leave();
+        run(&pod, "verify", &ISTIO).expect(3);
+        run(&pod, "apply", &ISTIO).expect(0);
+        assert_eq!(pod.nft("list tables"), "table ip mesh-init\n");
+        run(&pod, "verify", &ISTIO).expect(0);
+        run(&pod, "remove", &[]).expect(0);
+        leave();
+        run(&pod, "remove", &[]).expect(0);
+        assert_eq!(pod.nft_ruleset(), "");
+    }
+}
+
+#[test]
+fn istios_own_tables_hide_nothing() {
+    require_root!();
+    let native = common::native::natives().into_iter().find(|native| native.name == "ipv4").unwrap();
+    let commands: [&[&str]; 2] = [
+        &[
+            "add chain inet istio-proxy-nat istio_redirect",
+            "add rule inet istio-proxy-nat istio_redirect meta l4proto tcp counter redirect to :16001",
+            "flush chain inet istio-proxy-nat istio-redirect",
+        ],
+        &["add table inet istio-proxy-raw"],
+    ];
+    for commands in commands {
+        let pod = native.pod();
+        for command in commands {
+            pod.nft(command);
+        }
+        native.program(&pod, "verify").run().expect(3);
+        native.program(&pod, "apply").run().expect(0);
+        native.program(&pod, "verify").run().expect(0);
+        assert!(!pod.nft("list tables").contains("istio-proxy"));
+    }
+}
+
+#[test]
+fn sets_that_the_other_meshs_rules_fill_are_kept() {
+    require_root!();
+    let pod = pod();
+    run(&pod, "apply", &LINKERD).expect(0);
+    pod.nft("add set ip mesh-init seen '{ type ipv4_addr; flags timeout; }'");
+    pod.nft("add rule ip mesh-init PROXY_INIT_OUTPUT counter add @seen '{ ip saddr timeout 5m }'");
+    let verified = run(&pod, "verify", &LINKERD).expect(3);
+    assert!(!verified.stdout.contains("unexpected set"), "{verified}");
+    let chain = || pod.nft("list chain ip mesh-init PROXY_INIT_OUTPUT");
+    let before = chain();
+    run(&pod, "apply", &ISTIO).expect(0);
+    assert_eq!(chain(), before);
+}
+
+#[test]
+fn iptables_tables_that_belong_to_a_process_are_named() {
+    require_root!();
+    let pod = pod();
+    let mut owner = pod.command("nft").arg("-i").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut input = owner.stdin.take().unwrap();
+    let mut output = BufReader::new(owner.stdout.take().unwrap());
+    let table =
+        "table ip nat { flags owner; chain ISTIO_OUTPUT { }; chain OUTPUT { type nat hook output priority -100; jump ISTIO_OUTPUT; }; }";
+    input.write_all(format!("{table}\nlist tables\n").as_bytes()).unwrap();
+    let mut answer = String::new();
+    while !answer.contains("table ip nat") {
+        assert_ne!(output.read_line(&mut answer).unwrap(), 0, "{answer}");
+    }
+    let applied = run(&pod, "apply", &ISTIO).expect(1);
+    assert!(applied.stderr.contains("the table ip nat") && applied.stderr.contains("belongs to the process"), "{applied}");
+    drop(input);
+    owner.wait().unwrap();
+    run(&pod, "apply", &ISTIO).expect(0);
+}
+
+#[test]
+fn foreign_rules_that_no_longer_exempt_are_told() {
+    require_root!();
+    for (program, backend) in [("iptables-nft", "auto"), ("iptables-legacy", "nftables")] {
+        let pod = pod();
+        pod.output(&[program, "-t", "nat", "-A", "OUTPUT", "-p", "tcp", "--dport", "5", "-j", "ACCEPT"]);
+        let text = pod.mesh_init(&[&["dump"], &ISTIO[..]].concat()).run().expect(0).stdout;
+        match program {
+            "iptables-nft" => pod.iptables_nft_restore(Family::V4, &text),
+            _ => pod.legacy_restore(Family::V4, &text),
+        }
+        run(&pod, "verify", &ISTIO).expect(0);
+        let apply = || pod.mesh_init(&[&["apply"], &ISTIO[..]].concat()).backend(backend).run().expect(0);
+        let outcome = apply();
+        assert!(outcome.warnings().len() == 1 && outcome.warnings()[0].contains("foreign rules of IPv4 nat OUTPUT"), "{outcome}");
+        assert!(apply().warnings().is_empty());
+    }
 }

@@ -129,10 +129,13 @@ impl Held {
     pub fn has(&self, mesh: Mesh) -> bool {
         match self.form {
             Form::Legacy | Form::IptablesNft => owner::is_present(mesh, &self.ruleset),
-            // An empty table is left of something.
             Form::MeshInit => {
-                let ownership = self.ownership(mesh, None);
-                self.ruleset.tables.iter().any(|table| ownership.owns_any(table)) || self.ruleset.tables.is_empty()
+                let owns = |mesh: Mesh| {
+                    let ownership = self.ownership(mesh, None);
+                    self.ruleset.tables.iter().any(|table| ownership.owns_any(table))
+                };
+                // What is nobody's, an empty table or hooks for nothing, is left of something.
+                owns(mesh) || !Mesh::ALL.into_iter().any(owns)
             }
             Form::IstioNft => mesh == Mesh::Istio,
         }

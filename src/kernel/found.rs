@@ -97,7 +97,11 @@ impl Found {
                 if held.form == Form::IstioNft && for_both {
                     continue;
                 }
-                let extra = held.differences(mesh, &Ruleset::new(plan.family));
+                let nothing = Ruleset::new(plan.family);
+                if matches!(held.form, Form::MeshInit | Form::IstioNft) {
+                    drift.extend(held.faults_that_count(mesh, &nothing).into_iter().map(Drift::Fault));
+                }
+                let extra = held.differences(mesh, &nothing);
                 drift.extend(extra.into_iter().map(|difference| Drift::Elsewhere { form: held.form, difference }));
             }
         }

@@ -8,7 +8,7 @@ use super::backend::{Backend, BackendName, Form, Look, WriteError};
 use super::choice::{Assignment, Choice, Next, Trial};
 use super::error::Error;
 use super::found::{Found, form_of, stays_with};
-use super::look::warn_of_guards;
+use super::look::{lost_exemptions, warn_of_guards};
 use super::netlink::Socket;
 use super::route::{self, Ipv6State, RouteError};
 use super::signals::hold_signals;
@@ -158,11 +158,16 @@ impl Kernel {
                 Some(found) => found,
                 None => self.look(wanted, look, &[], None)?,
             };
+            let in_own_tables = |plan: &&Ruleset| form_of(&targets, plan.family) == Some(Form::MeshInit);
+            let exemptions = lost_exemptions(wanted.mesh, wanted.planned().filter(in_own_tables), &found.held);
             let outcome = if found.is_as_wanted(wanted, &targets) {
                 Outcome::AlreadyInPlace
             } else {
                 match self.attempt(wanted, (&assignment, &targets), look, found) {
-                    Ok(()) => Outcome::Changed,
+                    Ok(()) => {
+                        settled.warnings.extend(exemptions);
+                        Outcome::Changed
+                    }
                     Err(Attempt::Failed(error)) => return Err(error),
                     Err(Attempt::Refused(backend, refusals)) => {
                         for (_, refusal) in &refusals {

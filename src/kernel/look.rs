@@ -12,7 +12,7 @@ use super::install::Kernel;
 use super::netlink::Socket;
 use super::route::{self, OUR_PROTOCOL, RouteError, Stale};
 use super::wanted::Wanted;
-use crate::ruleset::{Family, Mesh, NftTable, Ownership, Ruleset, TableName, owner};
+use crate::ruleset::{Family, Mesh, NftTable, Ownership, Ruleset, TableName, Target, owner};
 
 /// What the packet filters hold.
 #[derive(Clone, Debug, Default)]
@@ -113,6 +113,36 @@ pub(super) fn warn_of_guards(wanted: &Wanted, held: &[Held]) {
             );
         }
     }
+}
+
+/// Foreign rules that exempted packets from the mesh's rules behind them, as long as these were in the same chain; in nf_tables
+/// the verdict of a chain ends that chain alone. A sentence for each chain of `plans` that has them.
+pub(super) fn lost_exemptions<'a>(mesh: Mesh, plans: impl Iterator<Item = &'a Ruleset>, held: &[Held]) -> Vec<String> {
+    let mut sentences = Vec::new();
+    for plan in plans {
+        let of_family = |held: &&Held| held.ruleset.family == plan.family && matches!(held.form, Form::Legacy | Form::IptablesNft);
+        for held in held.iter().filter(of_family) {
+            let ownership = held.ownership(mesh, Some(plan));
+            for table in &held.ruleset.tables {
+                for chain in table.chains.iter().filter(|chain| chain.base.is_some()) {
+                    let owned = |index: &usize| ownership.owns_rule(table.name, chain, *index);
+                    let before = (0..chain.rules.len()).rposition(|index| owned(&index)).unwrap_or_default();
+                    let exempts = |index: &usize| !owned(index) && matches!(chain.rules[*index].target, Target::Accept | Target::Return);
+                    if (0..before).any(|index| exempts(&index)) {
+                        sentences.push(format!(
+                            "foreign rules of {} {} {} in {} accept packets before the mesh's rules see them; they no longer do, since in nf_tables \
+                             that ends their own chain alone: exclude such packets by the mesh's flags",
+                            plan.family,
+                            table.name,
+                            chain.name,
+                            held.form.describe()
+                        ));
+                    }
+                }
+            }
+        }
+    }
+    sentences
 }
 
 /// The local addresses, in the kernel's order; nothing is waited for after `deadline`.

@@ -20,8 +20,8 @@ use super::{AddressRange, AddressSet, Chain, Condition, Match, PortRange, Rule, 
 /// a counter and a comment of its own, and a set would be no quicker.
 const MANY: usize = 8;
 
-/// `plan` as nf_tables holds it. What is inserted before foreign rules in iptables is simply first here: the table has
-/// no foreign rules.
+/// `plan` as nf_tables holds it. What is inserted before foreign rules in iptables goes before the other mesh's here: others
+/// have nothing in the table.
 pub fn native(plan: &Ruleset) -> Ruleset {
     let mut native = Ruleset::new(plan.family);
     for table in &plan.tables {
@@ -36,10 +36,14 @@ pub fn native(plan: &Ruleset) -> Ruleset {
 fn write_chain(table: &mut Table, chain: &Chain) {
     let mut part = 1;
     let mut name = chain.name.clone();
+    // Rules at the head are of interfaces alone, so that each stays one.
+    let (head, behind) = chain.rules.split_at(chain.base.map_or(0, |base| base.head));
+    let mut rules = condensed(head);
     if let (Some(base), Some(planned)) = (&mut table.chain_mut(&name).base, &chain.base) {
         base.policy = planned.policy;
+        base.head = rules.len();
     }
-    let rules = condensed(&chain.rules);
+    rules.extend(condensed(behind));
     let last = rules.len().saturating_sub(1);
     for (index, rule) in rules.into_iter().enumerate() {
         let drops = matches!(rule.target, Target::Tproxy { .. }).then(|| Rule::new(rule.matches.clone(), Target::Drop));

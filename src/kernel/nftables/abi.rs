@@ -160,6 +160,11 @@ pub(super) const SET_INTERVAL: u32 = 4;
 #[cfg(any(test, fuzzing))]
 pub(super) const SET_MAP: u32 = 8;
 
+/// `NFTA_DYNSET_SET_NAME`
+pub(super) const DYNSET_SET: u16 = 1;
+/// `NFTA_OBJREF_SET_NAME`
+pub(super) const OBJREF_SET: u16 = 4;
+
 /// The names that `nft` has for the kinds of keys, which the kernel only keeps for it.
 pub(super) const KEY_IPV4: u32 = 7;
 pub(super) const KEY_IPV6: u32 = 8;

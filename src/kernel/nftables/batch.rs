@@ -1,5 +1,7 @@
 //! A batch: messages that the kernel carries out all together or not at all.
 
+use std::ops::Range;
+
 use super::abi::{self, elements, message};
 use super::encode::{self, ANONYMOUS_SET, EncodeError, SetContents};
 use super::read::{ChainData, RuleData, TableData, bytes_of};
@@ -157,10 +159,10 @@ impl Batch {
         })
     }
 
-    /// Appends the rules of a planned chain to it in the own table.
-    pub(super) fn own_rules(&mut self, family: Family, table: TableName, chain: &Chain) -> Result<(), BatchError> {
+    /// Appends some rules of a planned chain to it in the own table.
+    pub(super) fn own_rules(&mut self, family: Family, table: TableName, chain: &Chain, which: Range<usize>) -> Result<(), BatchError> {
         let name = layout::chain_name(table, &chain.name);
-        for (index, rule) in chain.rules.iter().enumerate() {
+        for (index, rule) in chain.rules.iter().enumerate().take(which.end).skip(which.start) {
             let object = Object::Rule { table, chain: chain.name.clone(), number: index + 1 };
             self.own_rule(family, table, &name, rule, object)?;
         }
@@ -214,11 +216,8 @@ impl Batch {
 
     /// Deletes a table with all that is in it.
     pub(super) fn delete_table(&mut self, table: &TableData) -> Result<(), BatchError> {
-        let what = format!("{} {}", abi::family_name(table.family), table.name);
-        if let Some(port) = table.owner {
-            return Err(BatchError::Owned { table: what, port });
-        }
-        let object = Object::Gone(format!("the table {what}"));
+        may_be_changed(table)?;
+        let object = Object::Gone(format!("the table {}", table_text(table)));
         self.message(None, object, message::DELTABLE, 0, abi::head(table.family, 0), |attributes| {
             attributes.bytes(abi::table::NAME, &bytes_of(&table.name));
         })
@@ -226,6 +225,7 @@ impl Batch {
 
     /// Deletes a rule.
     pub(super) fn delete_rule(&mut self, table: &TableData, chain: &ChainData, rule: &RuleData) -> Result<(), BatchError> {
+        may_be_changed(table)?;
         let object = Object::Gone(rule_text(table, chain));
         self.message(None, object, message::DELRULE, 0, abi::head(table.family, 0), |attributes| {
             attributes.bytes(abi::rule::TABLE, &bytes_of(&table.name)).bytes(abi::rule::CHAIN, &bytes_of(&chain.name));
@@ -235,6 +235,7 @@ impl Batch {
 
     /// Deletes all rules of a chain.
     pub(super) fn flush_chain(&mut self, table: &TableData, chain: &ChainData) -> Result<(), BatchError> {
+        may_be_changed(table)?;
         let object = Object::Gone(rule_text(table, chain));
         self.message(None, object, message::DELRULE, 0, abi::head(table.family, 0), |attributes| {
             attributes.bytes(abi::rule::TABLE, &bytes_of(&table.name)).bytes(abi::rule::CHAIN, &bytes_of(&chain.name));
@@ -243,6 +244,7 @@ impl Batch {
 
     /// Deletes a chain, which has no rules any more and none that jump to it.
     pub(super) fn delete_chain(&mut self, table: &TableData, chain: &ChainData) -> Result<(), BatchError> {
+        may_be_changed(table)?;
         let object = Object::Gone(chain_text(table, chain));
         self.message(None, object, message::DELCHAIN, 0, abi::head(table.family, 0), |attributes| {
             attributes.bytes(abi::chain::TABLE, &bytes_of(&table.name)).bytes(abi::chain::NAME, &bytes_of(&chain.name));
@@ -251,7 +253,7 @@ impl Batch {
 
     /// Makes a table again that is not there, as it was when it was read.
     pub(super) fn recreate_table(&mut self, table: &TableData) -> Result<(), BatchError> {
-        let object = Object::Old(format!("the table {} {}", abi::family_name(table.family), table.name));
+        let object = Object::Old(format!("the table {}", table_text(table)));
         self.message(None, object, message::NEWTABLE, CREATE | EXCLUSIVE, abi::head(table.family, 0), |attributes| {
             attributes.bytes(abi::table::NAME, &bytes_of(&table.name)).u32_be(abi::table::FLAGS, table.flags);
         })?;
@@ -379,12 +381,21 @@ pub(super) enum Position {
     Before(u64),
 }
 
+/// The kernel lets nobody but its owner change a table that has one.
+fn may_be_changed(table: &TableData) -> Result<(), BatchError> {
+    table.owner.map_or(Ok(()), |port| Err(BatchError::Owned { table: table_text(table), port }))
+}
+
+fn table_text(table: &TableData) -> String {
+    format!("{} {}", abi::family_name(table.family), table.name)
+}
+
 fn rule_text(table: &TableData, chain: &ChainData) -> String {
-    format!("a rule of {} in the table {} {}", chain.name, abi::family_name(table.family), table.name)
+    format!("a rule of {} in the table {}", chain.name, table_text(table))
 }
 
 fn chain_text(table: &TableData, chain: &ChainData) -> String {
-    format!("the chain {} of the table {} {}", chain.name, abi::family_name(table.family), table.name)
+    format!("the chain {} of the table {}", chain.name, table_text(table))
 }
 
 /// A batch that is ready to be sent.

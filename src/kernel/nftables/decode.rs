@@ -88,11 +88,17 @@ fn comment(mut data: &[u8]) -> Option<String> {
     None
 }
 
-/// The names of the sets in which a rule looks something up.
-pub(super) fn lookups(expressions: &[u8]) -> Vec<String> {
+/// The names of the sets that a rule uses, be it that it looks something up there or puts something in.
+pub(super) fn sets_of(expressions: &[u8]) -> Vec<String> {
     let sets = Attributes::new(expressions).flatten().filter_map(|element| {
-        let expression = Expression::parse(element).ok().filter(|expression| expression.name == "lookup")?;
-        Some(name_of(&expression.data.find(lookup::SET).ok()??))
+        let expression = Expression::parse(element).ok()?;
+        let kind = match expression.name {
+            "lookup" => lookup::SET,
+            "dynset" => abi::DYNSET_SET,
+            "objref" => abi::OBJREF_SET,
+            _ => return None,
+        };
+        Some(name_of(&expression.data.find(kind).ok()??))
     });
     sets.collect()
 }

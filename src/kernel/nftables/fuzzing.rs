@@ -122,7 +122,7 @@ fn assert_stable(table: &TableData, data: &RuleData) {
 fn written(family: Family, rule: &Rule) -> Result<Vec<u8>, BatchError> {
     let chain = Chain { name: "CHAIN".to_owned(), base: None, rules: vec![rule.clone()] };
     let mut batch = Batch::new(1, 1)?;
-    batch.own_rules(family, TableName::Nat, &chain)?;
+    batch.own_rules(family, TableName::Nat, &chain, 0..chain.rules.len())?;
     Ok(batch.end(true)?.bytes)
 }
 

@@ -1,6 +1,7 @@
 //! A batch that makes a mesh's part of nf_tables what a plan says.
 
 use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 
 use super::abi;
 use super::batch::{Batch, BatchError, Position};
@@ -70,55 +71,77 @@ fn write_own_table(batch: &mut Batch, mesh: Mesh, plan: &Ruleset, seen: &Seen) -
     }
     for table in &wanted.tables {
         for chain in &table.chains {
-            batch.own_rules(family, table.name, chain)?;
+            let kept = kept.iter().find(|kept| kept.data.name == layout::chain_name(table.name, &chain.name));
+            let (count, head) = (chain.rules.len(), chain.base.map_or(0, |base| base.head));
+            batch.own_rules(family, table.name, chain, 0..head)?;
+            if let Some(kept) = kept {
+                kept.recreate(batch, 0..kept.before)?;
+            }
+            batch.own_rules(family, table.name, chain, head..count)?;
+            if let Some(kept) = kept {
+                kept.recreate(batch, kept.before..kept.rules.len())?;
+            }
         }
     }
-    for (chain, rules) in &kept {
-        for rule in rules {
-            batch.recreate_rule(chain.table, chain.data, rule, Position::Last)?;
-        }
+    for kept in kept.iter().filter(|kept| !is_wanted(&wanted, kept.data)) {
+        kept.recreate(batch, 0..kept.rules.len())?;
     }
     Ok(())
 }
 
-/// A chain of a table.
-struct ChainOf<'a> {
+/// What is the other mesh's of a chain.
+struct Kept<'a> {
     table: &'a TableData,
     data: &'a ChainData,
+    rules: Vec<&'a RuleData>,
+    /// How many of them stood before the mesh's own, and do so again; all, where it had none.
+    before: usize,
+}
+
+impl Kept<'_> {
+    fn recreate(&self, batch: &mut Batch, which: Range<usize>) -> Result<(), BatchError> {
+        for rule in self.rules.iter().take(which.end).skip(which.start) {
+            batch.recreate_rule(self.table, self.data, rule, Position::Last)?;
+        }
+        Ok(())
+    }
 }
 
 /// What is the other mesh's in the own table: it comes back as it was, byte for byte.
-fn others<'a>(table: &'a TableData, held: &Held, ownership: &Ownership) -> Vec<(ChainOf<'a>, Vec<&'a RuleData>)> {
+fn others<'a>(table: &'a TableData, held: &Held, ownership: &Ownership) -> Vec<Kept<'a>> {
     let mut kept = Vec::new();
     for data in &table.chains {
         let (name, chain) = layout::chain_of(&data.name);
         let Some(view) = held.ruleset.table(name).and_then(|table| table.chain(chain)) else { continue };
-        let is_others = |index: &usize| !ownership.owns_rule(name, view, *index);
-        let rules: Vec<&RuleData> = data.rules.iter().enumerate().filter(|(index, _)| is_others(index)).map(|(_, rule)| rule).collect();
+        let is_own: Vec<bool> = (0..data.rules.len()).map(|index| ownership.owns_rule(name, view, index)).collect();
+        let rules: Vec<&RuleData> = data.rules.iter().zip(&is_own).filter(|(_, is_own)| !**is_own).map(|(rule, _)| rule).collect();
+        let last = is_own.iter().rposition(|is_own| *is_own);
+        let before = last.map_or(rules.len(), |last| is_own[..last].iter().filter(|is_own| !**is_own).count());
         let is_kept = if view.base.is_some() { !rules.is_empty() } else { !ownership.owns_chain(chain) };
         if is_kept {
-            kept.push((ChainOf { table, data }, rules));
+            kept.push(Kept { table, data, rules, before });
         }
     }
     kept
 }
 
+fn is_wanted(wanted: &Ruleset, data: &ChainData) -> bool {
+    let (table, chain) = layout::chain_of(&data.name);
+    wanted.table(table).is_some_and(|table| table.chain(chain).is_some())
+}
+
 /// Makes the chains that are kept and not wanted besides, and the sets and objects that kept rules use.
-fn keep_chains(batch: &mut Batch, table: &TableData, kept: &[(ChainOf<'_>, Vec<&RuleData>)], wanted: &Ruleset) -> Result<(), BatchError> {
-    let is_wanted = |name: &str| {
-        let (table, chain) = layout::chain_of(name);
-        wanted.table(table).is_some_and(|table| table.chain(chain).is_some())
-    };
-    for (chain, _) in kept.iter().filter(|(chain, _)| !is_wanted(&chain.data.name)) {
-        batch.recreate_chain(table, chain.data)?;
+fn keep_chains(batch: &mut Batch, table: &TableData, kept: &[Kept<'_>], wanted: &Ruleset) -> Result<(), BatchError> {
+    for kept in kept.iter().filter(|kept| !is_wanted(wanted, kept.data)) {
+        batch.recreate_chain(table, kept.data)?;
     }
-    let rules = || kept.iter().flat_map(|(_, rules)| rules).map(|rule| rule.expressions.as_slice());
+    let rules = || kept.iter().flat_map(|kept| &kept.rules).map(|rule| rule.expressions.as_slice());
     if rules().any(decode::uses_objects) {
         for object in &table.objects {
             batch.recreate_object(table, object)?;
         }
     }
-    let used: Vec<String> = rules().flat_map(decode::lookups).collect();
+    let used: Vec<String> = rules().flat_map(decode::sets_of).collect();
     for set in table.sets.iter().filter(|set| used.contains(&set.name)) {
         batch.recreate_set(table, set)?;
     }
@@ -163,7 +186,7 @@ fn remove_from_iptables(batch: &mut Batch, mesh: Mesh, held: &Held, seen: &Seen,
             for (index, source) in chain_data.rules.iter().enumerate() {
                 let is_owned = view.is_some_and(|view| ownership.owns_rule(table.name, view, index));
                 // The kernel deletes no chain that a rule jumps to.
-                let rule = view::rule(Form::IptablesNft, data, source)?.rule;
+                let rule = view::rule(Form::IptablesNft, data, table.name, source)?.rule;
                 if mesh.owns_target(&rule) && !is_owned {
                     let text = iptables::specification(&rule, family);
                     dangling.push(format!("{family} {} -A {} {text}", table.name, chain_data.name));

@@ -272,7 +272,7 @@ fn parse_rule(message: &Message<'_>, table: &TableData) -> Result<Option<(String
 /// Reads the table's sets if any of its rules looks something up, or `always`.
 fn read_sets(from: &mut impl Lists, table: &mut TableData, always: bool) -> Result<(), NetlinkError> {
     let mut rules = table.chains.iter().flat_map(|chain| &chain.rules);
-    if !always && !rules.any(|rule| !decode::lookups(&rule.expressions).is_empty()) {
+    if !always && !rules.any(|rule| !decode::sets_of(&rule.expressions).is_empty()) {
         return Ok(());
     }
     let head = abi::head(table.family, 0);

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::batch::{Batch, BatchError, Position};
-use super::read::{ChainData, RuleData, Snapshot, TableData};
+use super::read::{BaseData, ChainData, RuleData, Snapshot, TableData};
 use super::view::{self, is_replaced_whole};
 use super::{FIRST_PAUSE, Nftables, Sent, write_error};
 use crate::kernel::error::Error;
@@ -52,12 +52,13 @@ fn restore(batch: &mut Batch, before: &Snapshot, now: &Snapshot, cautious: bool)
     Ok(())
 }
 
-/// Whether it is still the table that it was: the same rules by their handles, which no two have.
+/// Whether it is still the table that it was: the same chains, and the same rules by their handles, which no two have.
 fn is_same(then: &TableData, now: &TableData) -> bool {
-    let handles = |table: &TableData| -> Vec<(String, Vec<u64>)> {
-        table.chains.iter().map(|chain| (chain.name.clone(), chain.rules.iter().map(|rule| rule.handle).collect())).collect()
+    let chains = |table: &TableData| -> Vec<(String, Option<BaseData>, Vec<u64>)> {
+        let handles = |chain: &ChainData| chain.rules.iter().map(|rule| rule.handle).collect();
+        table.chains.iter().map(|chain| (chain.name.clone(), chain.base.clone(), handles(chain))).collect()
     };
-    then.flags == now.flags && handles(then) == handles(now)
+    then.flags == now.flags && chains(then) == chains(now)
 }
 
 /// Puts the chains and rules back that are in `then` and not in `there`.

@@ -83,13 +83,13 @@ fn add_table(held: &mut Held, table: &TableData) -> Result<(), Malformed> {
     if table.flags & abi::OWNED != 0 && form != Form::IptablesNft {
         fault(name, None, format!(" belongs to a process (netlink port {}), and goes when that ends", table.owner.unwrap_or_default()));
     }
+    if table.chains.is_empty() && form != Form::IptablesNft {
+        fault(name, None, " is empty".to_owned());
+    }
     if form == Form::MeshInit {
-        if table.chains.is_empty() {
-            fault(name, None, " is empty".to_owned());
-        }
         // Those that rules use show in the rules.
         let rules = || table.chains.iter().flat_map(|chain| &chain.rules).map(|rule| rule.expressions.as_slice());
-        let used: HashSet<String> = rules().flat_map(decode::lookups).collect();
+        let used: HashSet<String> = rules().flat_map(decode::sets_of).collect();
         for set in table.sets.iter().filter(|set| !used.contains(&set.name)) {
             fault(name, None, format!(": unexpected set {}", set.name));
         }
@@ -103,12 +103,17 @@ fn add_table(held: &mut Held, table: &TableData) -> Result<(), Malformed> {
         if form == Form::IptablesNft && data.base.is_some() && Hook::from_chain(&chain).is_none() {
             continue;
         }
+        // Two names that are read as one would hide each other.
+        if form == Form::IstioNft && data.name != chain.to_ascii_lowercase().replace('_', "-") {
+            fault(name, None, format!(": unexpected chain {}", data.name));
+            continue;
+        }
         if let Some(reason) = chain_fault(name, &chain, data.base.as_ref(), form) {
             fault(name, Some((&chain, None)), format!(" chain {}: {reason}", data.name));
         }
         let mut rules = Vec::with_capacity(data.rules.len());
         for (index, source) in data.rules.iter().enumerate() {
-            let decoded = rule(form, table, source)?;
+            let decoded = rule(form, table, name, source)?;
             if form == Form::MeshInit && decoded.rule.counters.is_none() {
                 fault(name, Some((&chain, Some(index))), format!(" chain {}: rule {} has no counter", data.name, index + 1));
             }
@@ -186,11 +191,15 @@ fn described(base: &BaseData, family: u8) -> String {
     format!("type {} hook {hook}{device} priority {}", base.kind, base.priority)
 }
 
-/// What a rule of a table means.
-pub(super) fn rule(form: Form, table: &TableData, source: &RuleData) -> Result<Decoded, Malformed> {
+/// What a rule means that is in a chain of `of`.
+pub(super) fn rule(form: Form, table: &TableData, of: TableName, source: &RuleData) -> Result<Decoded, Malformed> {
     let set = |name: &str| table.set(name);
     let chain = |name: &str| match form {
-        Form::MeshInit => layout::chain_of(name).1.to_owned(),
+        Form::MeshInit => match layout::chain_of(name) {
+            (same, name) if same == of => name.to_owned(),
+            // iptables has no way there.
+            (other, name) => format!("{other}-{name}"),
+        },
         Form::IstioNft => istio_name(name),
         Form::IptablesNft | Form::Legacy => name.to_owned(),
     };
@@ -214,7 +223,7 @@ fn restrict_to_tcp(rule: &mut Rule) {
 /// The protocol that a rule with xtables extensions has to be said to be for when it is made again: the kernel does not
 /// tell it in its lists.
 pub(super) fn compat_protocol(table: &TableData, source: &RuleData) -> Option<(u8, bool)> {
-    let decoded = rule(Form::IptablesNft, table, source).ok()?;
+    let decoded = rule(Form::IptablesNft, table, table_name(Form::IptablesNft, table), source).ok()?;
     decoded.rule.matches.iter().find_map(|wanted| match wanted.condition {
         Condition::Protocol(protocol) => Some((protocol.0, wanted.negated)),
         _ => None,

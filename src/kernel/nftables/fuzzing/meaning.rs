@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::super::abi;
-use super::super::decode::{Decoded, lookups};
+use super::super::decode::{Decoded, sets_of};
 use super::super::sets::Set;
 use super::machine::{Outcome, Packet, marked, run};
 use crate::kernel::netlink::wire::Attributes;
@@ -94,7 +94,7 @@ fn is_called(name: &[u8; 16], wanted: &Interface) -> bool {
 fn packets<'a>(family: u8, expressions: &[u8], rule: &Rule, set: &'a dyn Fn(&str) -> Option<&'a Set>) -> Vec<Packet> {
     let mut values = vec![Vec::new(), vec![0xff; 16]];
     collect(expressions, 5, &mut values);
-    for set in lookups(expressions).iter().filter_map(|name| set(name)) {
+    for set in sets_of(expressions).iter().filter_map(|name| set(name)) {
         set.elements.iter().for_each(|list| collect(list, 4, &mut values));
     }
     values.truncate(VALUES);

@@ -225,6 +225,18 @@ impl From<Error> for WriteError {
     }
 }
 
+/// The outcome of a rehearsal: what `probe` says of each plan.
+pub(super) fn rehearsed(plans: &[Ruleset], probe: impl FnMut(&Ruleset) -> Result<(), Error>) -> Result<(), WriteError> {
+    let mut refusals = Vec::new();
+    for error in plans.iter().map(probe).filter_map(Result::err) {
+        match error.refused_family() {
+            Some(family) => refusals.push((family, error)),
+            None => return Err(WriteError::Failed(error)),
+        }
+    }
+    if refusals.is_empty() { Ok(()) } else { Err(WriteError::Refused(refusals)) }
+}
+
 /// A packet filter of the network namespace that the thread is in.
 pub trait Backend {
     /// Which one.

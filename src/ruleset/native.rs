@@ -141,17 +141,30 @@ fn condensed(rules: &[Rule]) -> Vec<Rule> {
     condensed
 }
 
-/// Whether rules of several targets take turns over the same values, all apart from each other: then the rules of each
-/// target can be gathered, since no packet meets two values.
+/// Whether rules of several shapes are about the same values, all apart from each other, and meet each value in the same order:
+/// then the rules of each shape can be gathered, since no packet meets two values.
 fn apart(rules: &[Rule], shapes: &[Option<(usize, Shape)>]) -> bool {
-    let mut sequences: HashMap<(&str, Field), Vec<&Condition>> = HashMap::new();
-    for (rule, shape) in rules.iter().zip(shapes) {
+    // Those of each shape, the shape that is met first before the others.
+    let mut groups: Vec<(Field, Vec<(usize, &Condition)>)> = Vec::new();
+    let mut known: HashMap<&str, usize> = HashMap::new();
+    for (place, (rule, shape)) in rules.iter().zip(shapes).enumerate() {
         let Some((at, shape)) = shape else { return false };
-        sequences.entry((&shape.rest, shape.field)).or_default().push(&rule.matches[*at].condition);
+        let group = *known.entry(&shape.rest).or_insert_with(|| {
+            groups.push((shape.field, Vec::new()));
+            groups.len() - 1
+        });
+        if groups[group].0 != shape.field {
+            return false;
+        }
+        groups[group].1.push((place, &rule.matches[*at].condition));
     }
-    let mut all = sequences.into_iter();
-    let Some(((_, field), first)) = all.next() else { return false };
-    all.all(|((_, other), sequence)| other == field && sequence == first) && are_disjoint(&first)
+    let follows = |(before, after): (&(usize, &Condition), &(usize, &Condition))| before.0 < after.0 && before.1 == after.1;
+    let in_turn = |pair: &[(Field, Vec<(usize, &Condition)>)]| {
+        let [(field, before), (other, after)] = pair else { return false };
+        field == other && before.len() == after.len() && before.iter().zip(after).all(follows)
+    };
+    let values: Vec<&Condition> = groups.first().map(|(_, first)| first.iter().map(|(_, value)| *value).collect()).unwrap_or_default();
+    groups.windows(2).all(in_turn) && are_disjoint(&values)
 }
 
 fn are_disjoint(conditions: &[&Condition]) -> bool {
@@ -365,6 +378,19 @@ mod tests {
         };
         assert_eq!(turns(&[2, 4, 6, 8, 10, 12, 14, 16]), 2);
         assert_eq!(turns(&[2, 4, 6, 8, 10, 12, 14, 2]), 16);
+
+        // Each value has both rules, but some the other way round.
+        let rules = (1..=8_u16).flat_map(|number| {
+            let mut pair = [
+                Rule::new([tcp(), port(2 * number), known()], Target::Jump("A".into())),
+                Rule::new([tcp(), port(2 * number)], Target::Jump("B".into())),
+            ];
+            if number > 4 {
+                pair.reverse();
+            }
+            pair
+        });
+        assert_eq!(in_native(rules.collect())[0].1.len(), 16);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use tracing::{debug, warn};
 use self::edit::Words;
 pub use self::error::{Ending, ProgramError, Reason};
 use self::kit::Kit;
-use super::backend::{Backend, BackendName, Form, Held, Look, WriteError};
+use super::backend::{Backend, BackendName, Form, Held, Look, WriteError, rehearsed};
 use super::choice::Programs;
 use super::error::Error;
 use super::legacy::{Legacy, claimed_by_form};
@@ -137,15 +137,7 @@ impl Backend for IptablesCommand {
     /// Asks for the tables alone.
     fn rehearse(&mut self, _mesh: Mesh, plans: &[Ruleset]) -> Result<(), WriteError> {
         let deadline = self.deadline;
-        let mut refusals = Vec::new();
-        for plan in plans {
-            match self.probe(plan, deadline).err().map(|error| (error.refused_family(), Error::from(error))) {
-                Some((Some(family), error)) => refusals.push((family, error)),
-                Some((None, error)) => return Err(WriteError::Failed(error)),
-                None => {}
-            }
-        }
-        if refusals.is_empty() { Ok(()) } else { Err(WriteError::Refused(refusals)) }
+        rehearsed(plans, |plan| Ok(self.probe(plan, deadline)?))
     }
 
     fn undo(&mut self, deadline: Instant) -> Vec<Error> {

@@ -40,7 +40,7 @@ use self::table::RawTable;
 use self::writer::Replaced;
 #[cfg(feature = "iptables-command")]
 pub(in crate::kernel) use self::writer::claimed_by_form;
-use super::backend::{Backend, BackendName, Form, Held, Look, WriteError};
+use super::backend::{Backend, BackendName, Form, Held, Look, WriteError, rehearsed};
 use super::error::{Action, Cause, Error};
 use crate::host::files::read_text;
 use crate::ruleset::{Family, Mesh, Ruleset, TableName, Traces};
@@ -129,16 +129,7 @@ impl Backend for Legacy {
 
     /// Asks for the tables alone: what else may be missing shows when they are written.
     fn rehearse(&mut self, _mesh: Mesh, plans: &[Ruleset]) -> Result<(), WriteError> {
-        let mut refusals = Vec::new();
-        for plan in plans {
-            let missing = plan.tables.iter().find_map(|table| self.probe(plan.family, table.name).err());
-            match missing.map(|error| (error.refused_family(), error)) {
-                Some((Some(family), error)) => refusals.push((family, error)),
-                Some((None, error)) => return Err(WriteError::Failed(error)),
-                None => {}
-            }
-        }
-        if refusals.is_empty() { Ok(()) } else { Err(WriteError::Refused(refusals)) }
+        rehearsed(plans, |plan| plan.tables.iter().try_for_each(|table| self.probe(plan.family, table.name)))
     }
 
     fn undo(&mut self, deadline: Instant) -> Vec<Error> {

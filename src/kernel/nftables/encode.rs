@@ -6,6 +6,7 @@
 use super::abi;
 use super::expressions::{Expressions, octets};
 use crate::kernel::netlink::wire::AttributeWriter;
+use crate::ruleset::print::nft;
 use crate::ruleset::{AddressSet, Condition, Family, Match, PortRange, Protocol, Rule, TableName, Target};
 
 /// A rule that nf_tables cannot hold as it is: a planner's mistake, never a user's.
@@ -97,14 +98,7 @@ pub(super) fn write(list: &mut AttributeWriter<'_>, family: Family, table: Table
 /// The matches in the order in which `nft` would have them: what a port is looked for in before the port.
 fn in_order(rule: &Rule) -> Vec<&Match> {
     let mut matches: Vec<&Match> = rule.matches.iter().collect();
-    matches.sort_by_key(|wanted| match wanted.condition {
-        Condition::InInterface(_) => 0,
-        Condition::OutInterface(_) => 1,
-        Condition::Source(_) | Condition::Sources(_) => 2,
-        Condition::Destination(_) | Condition::Destinations(_) => 3,
-        Condition::Protocol(_) => 4,
-        _ => 5,
-    });
+    matches.sort_by_key(|wanted| nft::rank(&wanted.condition));
     matches
 }
 

@@ -37,7 +37,7 @@ pub(super) fn words(rule: &Rule, family: Family, counted: bool, name: impl Fn(&s
 }
 
 /// The place of a match in the rule: interfaces, addresses, protocol, then the others in the rule's order.
-pub(super) fn rank(condition: &Condition) -> u8 {
+pub(crate) fn rank(condition: &Condition) -> u8 {
     match condition {
         Condition::InInterface(_) => 0,
         Condition::OutInterface(_) => 1,

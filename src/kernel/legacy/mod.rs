@@ -201,9 +201,10 @@ fn listed_tables(family: Family) -> Result<Vec<TableName>, String> {
         Family::V4 => "ip_tables_names",
         Family::V6 => "ip6_tables_names",
     });
-    if directory.exists() && !path.exists() {
-        return Ok(Vec::new());
-    }
-    let names = read_text(&path).map_err(|error| error.to_string())?;
+    let names = match read_text(&path) {
+        Ok(names) => names,
+        Err(_) if directory.exists() && !path.exists() => return Ok(Vec::new()),
+        Err(error) => return Err(error.to_string()),
+    };
     Ok(TableName::ALL.into_iter().filter(|table| names.lines().any(|line| line == table.as_str())).collect())
 }

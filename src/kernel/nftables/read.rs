@@ -132,6 +132,10 @@ pub(super) fn snapshot(socket: &mut Socket, deadline: Instant, wanted: impl Fn(u
             Err(NetlinkError::Refused { errno: Errno::ENOENT, .. }) => None,
             tables => Some(tables?),
         };
+        if tables.as_ref().is_some_and(Vec::is_empty) {
+            // One list is of one generation; if that was a later one, what is written for this one is refused.
+            return Ok(Snapshot { generation: before, tables: Vec::new() });
+        }
         let after = generation(socket)?;
         match tables {
             Some(tables) if before == after => return Ok(Snapshot { generation: after, tables }),

@@ -6,7 +6,7 @@
 mod common;
 
 use std::io::{BufRead, BufReader, Write};
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 
 use common::fixture::vector;
 use common::nft::assert_in_place;
@@ -22,6 +22,29 @@ fn pod() -> Namespace {
 
 fn run(pod: &Namespace, verb: &str, mesh: &[&str]) -> Outcome {
     pod.mesh_init(&[&[verb], mesh].concat()).backend("auto").run()
+}
+
+/// An `nft` that a table belongs to, which goes when its input ends.
+struct Owner(Child);
+
+impl Owner {
+    fn of(pod: &Namespace, table: &str, chains: &str) -> Owner {
+        let mut nft = pod.command("nft").arg("-i").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        // The answer to the second command shows that the first is done.
+        let commands = format!("table {table} {{ flags owner; {chains} }}\nlist tables\n");
+        nft.stdin.as_mut().unwrap().write_all(commands.as_bytes()).unwrap();
+        let mut output = BufReader::new(nft.stdout.take().unwrap());
+        let mut answer = String::new();
+        while !answer.contains(&format!("table {table}")) {
+            assert_ne!(output.read_line(&mut answer).unwrap(), 0, "{answer}");
+        }
+        Owner(nft)
+    }
+
+    fn end(mut self) {
+        // Closes its input first.
+        self.0.wait().unwrap();
+    }
 }
 
 #[test]
@@ -160,22 +183,13 @@ fn a_dump_for_nft_takes_out_the_family_that_is_not_planned() {
 fn a_table_that_belongs_to_a_process_is_left_to_it() {
     require_root!();
     let pod = pod();
-    let mut owner = pod.command("nft").arg("-i").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    let mut input = owner.stdin.take().unwrap();
-    let mut output = BufReader::new(owner.stdout.take().unwrap());
-    // The answer to the second command shows that the first is done.
-    input.write_all(b"table ip mesh-init { flags owner; chain ISTIO_OUTPUT { }; }\nlist tables\n").unwrap();
-    let mut answer = String::new();
-    while !answer.contains("table ip mesh-init") {
-        assert_ne!(output.read_line(&mut answer).unwrap(), 0, "{answer}");
-    }
+    let owner = Owner::of(&pod, "ip mesh-init", "chain ISTIO_OUTPUT { };");
     let verified = run(&pod, "verify", &ISTIO).expect(3);
     assert!(verified.stdout.contains("belongs to a process (netlink port "), "{verified}");
     let applied = run(&pod, "apply", &ISTIO).expect(1);
     assert!(applied.stderr.contains("it belongs to the process with the netlink port "), "{applied}");
     assert_eq!(pod.legacy_tables(), Vec::<String>::new());
-    drop(input);
-    owner.wait().unwrap();
+    owner.end();
     assert_eq!(pod.nft_ruleset(), "");
     run(&pod, "apply", &ISTIO).expect(0);
 }
@@ -323,20 +337,11 @@ fn sets_that_the_other_meshs_rules_fill_are_kept() {
 fn iptables_tables_that_belong_to_a_process_are_named() {
     require_root!();
     let pod = pod();
-    let mut owner = pod.command("nft").arg("-i").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    let mut input = owner.stdin.take().unwrap();
-    let mut output = BufReader::new(owner.stdout.take().unwrap());
-    let table =
-        "table ip nat { flags owner; chain ISTIO_OUTPUT { }; chain OUTPUT { type nat hook output priority -100; jump ISTIO_OUTPUT; }; }";
-    input.write_all(format!("{table}\nlist tables\n").as_bytes()).unwrap();
-    let mut answer = String::new();
-    while !answer.contains("table ip nat") {
-        assert_ne!(output.read_line(&mut answer).unwrap(), 0, "{answer}");
-    }
+    let chains = "chain ISTIO_OUTPUT { }; chain OUTPUT { type nat hook output priority -100; jump ISTIO_OUTPUT; };";
+    let owner = Owner::of(&pod, "ip nat", chains);
     let applied = run(&pod, "apply", &ISTIO).expect(1);
     assert!(applied.stderr.contains("the table ip nat") && applied.stderr.contains("belongs to the process"), "{applied}");
-    drop(input);
-    owner.wait().unwrap();
+    owner.end();
     run(&pod, "apply", &ISTIO).expect(0);
 }
 

@@ -71,6 +71,14 @@ impl Failure {
         Failure { message: format!("{subject}: {}", self.message), ..self }
     }
 
+    /// The same failure, with what brings it about if that is known.
+    pub(super) fn because(self, cause: Option<String>) -> Failure {
+        match cause {
+            Some(cause) => Failure { message: format!("{}; {cause}", self.message), ..self },
+            None => self,
+        }
+    }
+
     pub(super) fn usage(message: impl Into<String>) -> Failure {
         Failure::new(Code::Usage, message, None)
     }

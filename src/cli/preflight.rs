@@ -17,8 +17,10 @@ use super::{flags, help};
 use crate::host::kernel_config::KernelConfig;
 use crate::host::machine::Machine;
 use crate::host::{capability, termination_log};
+use crate::kernel::Kernel;
 use crate::mesh::flag::{BadValue, Given};
 use crate::mesh::{self, Mesh};
+use crate::ruleset::Ruleset;
 
 #[derive(Debug, Serialize)]
 struct Content<'a> {
@@ -85,10 +87,9 @@ fn checks(plans: &[MeshOptions], named: bool, registry: Option<&Registry>, commo
     let missing = capability::raise_net_admin().err();
     let may_ask = missing.is_none();
     checks.push(match missing {
-        None => Check::ok("capability", "CAP_NET_ADMIN is effective"),
+        None => capable(),
         Some(error) => Check::failed("capability", Verdict::Blocker, error),
     });
-    checks.extend(machine::foreign_namespace());
     let choices: Vec<_> = plans.iter().map(|options| common.choice(options.preference())).collect();
     let mut kernel = session::kernel_as_permitted(common, choices.first().copied().unwrap_or_default())?;
     let presence = kernel.presence();
@@ -113,4 +114,35 @@ fn checks(plans: &[MeshOptions], named: bool, registry: Option<&Registry>, commo
         }
     }
     Ok(checks)
+}
+
+/// The checks that cost next to nothing, of a machine on which rules are about to be installed.
+pub(super) fn of_machine(machine: &Machine, common: &Common, plan: &[Ruleset], kernel: &mut Kernel) -> Vec<Check> {
+    let kata = machine.kata_sign();
+    let nftables = kata.as_ref().and_then(|_| kernel.presence().has_nftables);
+    vec![
+        machine::release(machine, common.trusts_upstream_fixes),
+        capable(),
+        machine::user_namespace(plan, machine),
+        machine::gvisor(machine),
+        machine::kata(machine, kata.as_deref(), nftables),
+    ]
+}
+
+/// What may have brought about a failure that ends with `code`, where the failure itself does not tell.
+pub(super) fn cause(machine: &Machine, code: Code, plan: &[Ruleset], kernel: &mut Kernel) -> Option<String> {
+    if !matches!(code, Code::NoFilter | Code::NoFeature | Code::Failed) {
+        return None;
+    }
+    let unmapped = (code == Code::Failed).then(|| machine::user_namespace(plan, machine));
+    let found = unmapped.into_iter().chain([machine::gvisor(machine)]).find(|check| check.verdict != Verdict::Ok);
+    let kata = || {
+        let sign = machine.kata_sign().filter(|_| code != Code::Failed)?;
+        Some(machine::kata(machine, Some(&sign), kernel.presence().has_nftables))
+    };
+    found.or_else(kata).map(|check| check.evidence)
+}
+
+fn capable() -> Check {
+    Check::ok("capability", "CAP_NET_ADMIN is effective")
 }

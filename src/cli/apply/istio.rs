@@ -57,7 +57,7 @@ pub(in crate::cli) fn work(options: Options, common: &Common, show_rules: bool, 
         None
     } else {
         let (plan, surroundings) = session::plan(&options, common, Some(&mut kernel))?;
-        install(plan, &mut kernel, report)?;
+        install(plan, common, &mut kernel, report)?;
         Some(surroundings).filter(|_| istio.run_validation)
     };
     let final_rules = if show_rules { final_rules(&mut kernel) } else { Vec::new() };

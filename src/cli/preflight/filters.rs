@@ -24,15 +24,20 @@ pub(super) fn of_plan(
     let plan = match session::plan(options, common, Some(&mut *kernel)) {
         Ok((plan, _)) => plan,
         Err(failure) if failure.code == Code::Usage => return Err(failure),
-        Err(failure) => return Ok(vec![Check::failed("plan", Verdict::Blocker, failure)]),
+        Err(failure) => {
+            return Ok(vec![super::machine::user_namespace(&[], machine), Check::failed("plan", Verdict::Blocker, failure)]);
+        }
     };
-    let mut checks: Vec<Check> = super::machine::ids(&plan, machine).into_iter().collect();
+    let mut checks = vec![super::machine::user_namespace(&plan.rulesets, machine)];
     let mut wanted = session::wanted(plan);
     let routing = wanted.routing.clone();
     let means = Means { may_try: machine.may_try_rules(), config };
     let survey = match kernel.survey(&mut wanted, &presence.held, &means) {
         Ok(survey) => survey,
-        Err(error) => return Ok(vec![Check::failed("ipv6", Verdict::Blocker, error)]),
+        Err(error) => {
+            checks.push(Check::failed("ipv6", Verdict::Blocker, error));
+            return Ok(checks);
+        }
     };
     checks.push(ipv6(&survey, &routing, machine));
     let families: Vec<Family> = survey.assigned.iter().map(|(family, _)| *family).collect();

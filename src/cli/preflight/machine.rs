@@ -7,11 +7,10 @@ use crate::host::kernel_release::Release;
 use crate::host::machine::Machine;
 use crate::host::user_namespace::{self, ForeignNamespace};
 use crate::host::{Error, sysctl as settings};
-use crate::mesh::Plan;
-use crate::ruleset::{Condition, IdRange};
+use crate::ruleset::{Condition, IdRange, Ruleset};
 
 /// Whether the proxy would hang on this kernel.
-pub(in crate::cli) fn release(machine: &Machine, trusted: bool) -> Check {
+pub(super) fn release(machine: &Machine, trusted: bool) -> Check {
     const NAME: &str = "kernel-release";
     let release = match machine.release() {
         Ok(release) => release,
@@ -27,33 +26,27 @@ pub(in crate::cli) fn release(machine: &Machine, trusted: bool) -> Check {
     }
 }
 
-/// Whether the network namespace is one that the program may change.
-pub(super) fn foreign_namespace() -> Option<Check> {
-    let foreign = ForeignNamespace::find_out()?;
-    Some(Check::failed("user-namespace", Verdict::Blocker, Error::ForeignNamespace(foreign)))
-}
-
-/// Whether the users and groups of `plan` are somebody in this user namespace.
-pub(in crate::cli) fn ids(plan: &Plan, machine: &Machine) -> Option<Check> {
+/// Whether the network namespace is one that the program may change, and the users and groups of `plan` are somebody in it.
+pub(super) fn user_namespace(plan: &[Ruleset], machine: &Machine) -> Check {
     const NAME: &str = "user-namespace";
-    if ForeignNamespace::find_out().is_some() {
-        return None;
+    if let Some(foreign) = ForeignNamespace::find_out() {
+        return Check::failed(NAME, Verdict::Blocker, Error::ForeignNamespace(foreign));
     }
-    let tables = plan.rulesets.iter().flat_map(|ruleset| &ruleset.tables);
+    let tables = plan.iter().flat_map(|ruleset| &ruleset.tables);
     let matches = tables.flat_map(|table| &table.chains).flat_map(|chain| &chain.rules).flat_map(|rule| &rule.matches);
-    let ids = matches.filter_map(|wanted| match wanted.condition {
+    let mut ids = matches.filter_map(|wanted| match wanted.condition {
         Condition::Uid(ids) => Some(("user", ids)),
         Condition::Gid(ids) => Some(("group", ids)),
         _ => None,
     });
     let (Ok(users), Ok(groups)) = (machine.text("thread-self/uid_map"), machine.text("thread-self/gid_map")) else {
-        return Some(Check::ok(NAME, "the kernel has no user namespaces"));
+        return Check::ok(NAME, "the kernel has no user namespaces");
     };
     let is_unmapped = |(kind, IdRange { first, last }): &(&str, IdRange)| {
         let map = if *kind == "user" { &users } else { &groups };
         [first, last].into_iter().any(|id| !user_namespace::is_mapped(map, *id))
     };
-    Some(match ids.into_iter().find(is_unmapped) {
+    match ids.find(is_unmapped) {
         None => Check::ok(NAME, "every user and group of the plan is mapped"),
         Some((kind, ids)) => Check::new(
             NAME,
@@ -64,7 +57,7 @@ pub(in crate::cli) fn ids(plan: &Plan, machine: &Machine) -> Option<Check> {
             ),
             Some("choose an id that is mapped (Kubernetes maps 0 to 65535), or run the pod with hostUsers: true".to_owned()),
         ),
-    })
+    }
 }
 
 /// Whether the setting that the mesh is told to change can be changed.
@@ -79,7 +72,7 @@ pub(super) fn sysctl(options: &MeshOptions) -> Option<Check> {
 }
 
 /// Whether the kernel is gVisor's.
-pub(in crate::cli) fn gvisor(machine: &Machine) -> Check {
+pub(super) fn gvisor(machine: &Machine) -> Check {
     if !machine.is_gvisor() {
         return Check::ok("gvisor", "the kernel is not gVisor's");
     }
@@ -92,7 +85,7 @@ pub(in crate::cli) fn gvisor(machine: &Machine) -> Check {
 }
 
 /// Whether this is a Kata guest, as `sign` shows, and what its kernel is like.
-pub(in crate::cli) fn kata(machine: &Machine, sign: Option<&str>, nftables: Option<bool>) -> Check {
+pub(super) fn kata(machine: &Machine, sign: Option<&str>, nftables: Option<bool>) -> Check {
     let Some(sign) = sign else { return Check::ok("kata", "nothing shows that this is a Kata guest") };
     let legacy = |names: &str| machine.has(&format!("thread-self/net/{names}"));
     let filters = Filters { nftables, legacy_v4: legacy("ip_tables_names"), legacy_v6: legacy("ip6_tables_names") };

@@ -6,7 +6,6 @@ pub(super) mod linkerd;
 use clap::ArgMatches;
 use tracing::{info, warn};
 
-use super::check::Check;
 use super::failure::{Code, Failure};
 use super::help::REPORT_OPTIONS;
 use super::options::Common;
@@ -32,7 +31,7 @@ fn install(plan: Plan, common: &Common, kernel: &mut Kernel, report: &mut Report
     let mut wanted = session::wanted(plan);
     let machine = Machine::default();
     if report.is_wanted() {
-        report.checked(preflight::of_machine(&machine, common, &wanted.rulesets, kernel));
+        preflight::of_machine(report.checks(), &machine, common, &wanted.rulesets);
     }
     let (outcome, settled) = kernel.install(&mut wanted).map_err(|error| {
         let failure = Failure::from(error);
@@ -42,7 +41,7 @@ fn install(plan: Plan, common: &Common, kernel: &mut Kernel, report: &mut Report
     session::announce(&settled);
     report.settled(&wanted, &settled);
     report.installed(outcome);
-    report.checked([Check::ok("read-back", "the kernel holds the planned rules")]);
+    report.checks().ok("read-back", "the kernel holds the planned rules");
     let summary = session::summary(&wanted, &settled);
     match outcome {
         Outcome::AlreadyInPlace => info!("already in place: {summary}"),

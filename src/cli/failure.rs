@@ -53,8 +53,8 @@ impl Failure {
     }
 
     /// What failed and why, and what to do about it.
-    pub(super) fn into_parts(self) -> (String, Option<String>) {
-        (self.message, self.hint)
+    pub(super) fn parts(&self) -> (&str, &str) {
+        (&self.message, self.hint.as_deref().unwrap_or_default())
     }
 
     /// What an error of the kernel's comes to.

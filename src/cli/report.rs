@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use super::check::{Check, Verdict};
+use super::check::{Checks, Verdict};
 use super::failure::{Code, Failure};
 use crate::kernel::{Drift, Form, Outcome, Settled, Wanted};
 use crate::mesh::Mesh;
@@ -37,7 +37,7 @@ struct Content {
     families: Vec<FamilyView>,
     warnings: Vec<String>,
     differences: Vec<String>,
-    checks: Vec<Check>,
+    checks: Checks,
     microseconds: u64,
 }
 
@@ -73,7 +73,7 @@ impl Report {
             families: Vec::new(),
             warnings: Vec::new(),
             differences: Vec::new(),
-            checks: Vec::new(),
+            checks: Checks::default(),
             microseconds: 0,
         };
         Report { began: Instant::now(), to: None, content }
@@ -89,9 +89,9 @@ impl Report {
         matches!(self.to, Some((_, None)))
     }
 
-    /// Takes in what was found of the machine.
-    pub(super) fn checked(&mut self, checks: impl IntoIterator<Item = Check>) {
-        self.content.checks.extend(checks);
+    /// What was found of the machine, to be added to.
+    pub(super) fn checks(&mut self) -> &mut Checks {
+        &mut self.content.checks
     }
 
     /// Takes in where the rules are.
@@ -137,7 +137,9 @@ impl Report {
                     Code::UserNamespace => Some("user-namespace"),
                     _ => None,
                 };
-                self.content.checks.extend(stopped_by.map(|name| Check::failed(name, Verdict::Blocker, failure.clone())));
+                if let Some(name) = stopped_by {
+                    self.content.checks.failed(name, Verdict::Blocker, failure);
+                }
             }
         }
         self.content.microseconds = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);

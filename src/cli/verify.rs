@@ -11,21 +11,14 @@ use super::session::{self, Environment, MeshOptions};
 use crate::mesh::Mesh;
 
 pub(super) fn run(mesh: Mesh, matches: &ArgMatches, common: &Common, environment: Environment<'_>) -> Result<Code, Failure> {
-    let mut report = Report::new("verify", mesh);
     let to = flags::read(REPORT_OPTIONS, matches, environment).get("report").text;
-    let result = compare(mesh, matches, common, environment, &mut report, to == "-");
-    report.write(&to, result)
+    let mut report = Report::begin("verify", mesh, &to)?;
+    let result = compare(mesh, matches, common, environment, &mut report);
+    report.write(result)
 }
 
 /// Compares and says what differs, in words unless the report takes their place.
-fn compare(
-    mesh: Mesh,
-    matches: &ArgMatches,
-    common: &Common,
-    environment: Environment<'_>,
-    report: &mut Report,
-    silent: bool,
-) -> Result<Code, Failure> {
+fn compare(mesh: Mesh, matches: &ArgMatches, common: &Common, environment: Environment<'_>, report: &mut Report) -> Result<Code, Failure> {
     let options = MeshOptions::read(mesh, matches, environment)?;
     session::enter_namespace(common)?;
     let mut kernel = session::open_kernel(common, common.choice(options.preference()))?;
@@ -47,7 +40,7 @@ fn compare(
         1 => words.push_str(&format!("1 difference from the plan of {summary}\n")),
         many => words.push_str(&format!("{many} differences from the plan of {summary}\n")),
     }
-    if !silent {
+    if !report.is_printed() {
         super::print(&words)?;
     }
     Ok(if drift.is_empty() { Code::Done } else { Code::Differs })

@@ -9,6 +9,7 @@ use super::command::Reason;
 use super::legacy::{EncodeError, Feature, LayoutError};
 use super::netlink::NetlinkError;
 use super::nftables;
+use crate::host::machine::Machine;
 use crate::ruleset::{Family, TableName};
 
 /// What was being done to a table.
@@ -156,7 +157,7 @@ pub enum NftCause {
         /// What.
         feature: String,
         /// The kernel options that bring it.
-        option: &'static str,
+        option: String,
         /// How the kernel said so.
         errno: Errno,
     },
@@ -276,6 +277,23 @@ impl Error {
         }
     }
 
+    /// Adds what `other` finds missing in nf_tables to what this error says is missing there.
+    pub(super) fn add_missing(&mut self, other: Error) {
+        let (
+            Error::Nftables { cause: NftCause::Missing { feature, option, .. }, .. },
+            Error::Nftables { cause: NftCause::Missing { feature: more, option: by, .. }, .. },
+        ) = (self, other)
+        else {
+            return;
+        };
+        if !feature.contains(&more) {
+            *feature = format!("{feature}, {more}");
+        }
+        if !option.contains(&by) {
+            *option = format!("{option}, {by}");
+        }
+    }
+
     /// Whether the kernel wants a privilege that is missing.
     pub fn is_denied(&self) -> bool {
         match self {
@@ -296,9 +314,7 @@ fn nftables_hint(family: Option<Family>, cause: &NftCause) -> Option<String> {
                 Some(Family::V6) => "CONFIG_NF_TABLES_IPV6=y",
                 _ => "CONFIG_NF_TABLES_IPV4=y",
             };
-            Some(format!(
-                "load the module nf_tables on the node, or build the kernel with CONFIG_NF_TABLES=y {of_family} CONFIG_NFT_NAT=y CONFIG_NFT_REDIR=y"
-            ))
+            Some(bring("nf_tables", &format!("CONFIG_NF_TABLES=y {of_family} CONFIG_NFT_NAT=y CONFIG_NFT_REDIR=y")))
         }
         NftCause::Missing { option, .. } => Some(format!("build the kernel with {option}")),
         NftCause::Busy => Some("find what leads to it with nft list ruleset, and take that out".to_owned()),
@@ -308,12 +324,30 @@ fn nftables_hint(family: Option<Family>, cause: &NftCause) -> Option<String> {
     }
 }
 
-fn cause_hint(family: Family, table: TableName, cause: &Cause) -> Option<String> {
-    let prefix = match family {
+/// How a kernel gets what it lacks: by a module if it can load any, as a Kata guest's cannot, or by the options `options`.
+fn bring(module: &str, options: &str) -> String {
+    match Machine::default().has_modules() {
+        true => format!("load the module {module} on the node, or build the kernel with {options}"),
+        false => format!("build the kernel with {options}"),
+    }
+}
+
+/// What the options of a family's legacy packet filter begin with.
+const fn prefix(family: Family) -> &'static str {
+    match family {
         Family::V4 => "CONFIG_IP_NF",
         Family::V6 => "CONFIG_IP6_NF",
-    };
-    let table_option = format!("{prefix}_{}", table.as_str().to_ascii_uppercase());
+    }
+}
+
+/// The option that brings a legacy table.
+pub(super) fn table_option(family: Family, table: TableName) -> String {
+    format!("{}_{}", prefix(family), table.as_str().to_ascii_uppercase())
+}
+
+fn cause_hint(family: Family, table: TableName, cause: &Cause) -> Option<String> {
+    let prefix = prefix(family);
+    let table_option = table_option(family, table);
     let module = match family {
         Family::V4 => format!("iptable_{table}"),
         Family::V6 => format!("ip6table_{table}"),
@@ -321,11 +355,7 @@ fn cause_hint(family: Family, table: TableName, cause: &Cause) -> Option<String>
     let without_v6 = if family == Family::V6 { ", or leave IPv6 alone (Linkerd: --ipv6=false; Istio: no --dual-stack)" } else { "" };
     Some(match cause {
         Cause::NoFamily => "boot the kernel without ipv6.disable=1, or leave IPv6 alone".to_owned(),
-        Cause::NoFilter | Cause::NoTable => {
-            format!(
-                "load the module {module} on the node, or build the kernel with {prefix}_IPTABLES_LEGACY=y and {table_option}=y{without_v6}"
-            )
-        }
+        Cause::NoFilter | Cause::NoTable => bring(&module, &format!("{prefix}_IPTABLES_LEGACY=y and {table_option}=y{without_v6}")),
         Cause::NoFeature(features) => {
             let options: Vec<String> = features.iter().map(|feature| format!("{}=y", feature.kernel_option())).collect();
             format!("build the kernel with {}", options.join(" "))

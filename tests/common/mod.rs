@@ -6,12 +6,14 @@
 #![allow(dead_code, unused_imports, reason = "every test file uses its own part of the harness")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 
+pub(crate) mod container;
 pub(crate) mod fixture;
 pub(crate) mod matrix;
 pub(crate) mod namespace;
 pub(crate) mod native;
 pub(crate) mod nft;
 pub(crate) mod original;
+pub(crate) mod preflight;
 pub(crate) mod program;
 pub(crate) mod routing;
 pub(crate) mod saved;

@@ -4,9 +4,10 @@ use nix::errno::Errno;
 
 use super::abi;
 use super::batch::{About, Complete, Object};
+use crate::kernel::backend::Need;
 use crate::kernel::error::{Action, Error, NftCause};
 use crate::kernel::netlink::NetlinkError;
-use crate::ruleset::{Family, Ruleset};
+use crate::ruleset::{Condition, Family, Ruleset, TableName, Target};
 
 /// Errors by which the kernel says that it does not have something.
 fn is_absence(errno: Errno) -> bool {
@@ -27,6 +28,53 @@ fn option_of(expression: &str) -> &'static str {
         _ => "CONFIG_NF_TABLES",
     }
 }
+
+/// The option that brings tables of a family.
+fn table_option(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "CONFIG_NF_TABLES_IPV4",
+        Family::V6 => "CONFIG_NF_TABLES_IPV6",
+    }
+}
+
+const NAT_OPTION: &str = "CONFIG_NFT_NAT and CONFIG_NF_NAT";
+
+/// What a plan needs besides what nf_tables always has.
+pub(super) fn needs(plan: &Ruleset) -> Vec<Need> {
+    let mut names = vec![TABLES];
+    for table in &plan.tables {
+        if table.name == TableName::Nat {
+            names.push(NAT_CHAINS);
+        }
+        for rule in table.chains.iter().flat_map(|chain| &chain.rules) {
+            names.push(match rule.target {
+                Target::Redirect(_) => "redir",
+                Target::Tproxy { .. } => "tproxy",
+                Target::CtZone(_) | Target::SaveMark | Target::RestoreMark => "ct",
+                _ => continue,
+            });
+        }
+        let conditions = table.chains.iter().flat_map(|chain| &chain.rules).flat_map(|rule| &rule.matches);
+        if conditions.map(|wanted| &wanted.condition).any(|condition| matches!(condition, Condition::Connmark(_) | Condition::State(_))) {
+            names.push("ct");
+        }
+    }
+    let mut needs: Vec<Need> = Vec::new();
+    for name in names {
+        let option = match name {
+            TABLES => table_option(plan.family),
+            NAT_CHAINS => NAT_OPTION,
+            expression => option_of(expression),
+        };
+        if !needs.iter().any(|need| need.name == name) {
+            needs.push(Need { name, option: option.into() });
+        }
+    }
+    needs
+}
+
+const TABLES: &str = "tables";
+const NAT_CHAINS: &str = "chains of the type nat";
 
 /// Why nf_tables cannot be spoken to, from the answer to the first question: it is not there, or it is not ours to ask.
 pub(super) fn unreachable(error: &NetlinkError) -> NftCause {
@@ -56,16 +104,11 @@ pub(super) fn refusal(batch: &Complete, sequence: u32, error: NetlinkError) -> E
 }
 
 fn missing(batch: &Complete, about: &About, errno: Errno, offset: Option<u32>) -> NftCause {
-    let found = |feature: String, option: &'static str| NftCause::Missing { feature, option, errno };
+    let found = |feature: String, option: &str| NftCause::Missing { feature, option: option.to_owned(), errno };
     let family = about.family.unwrap_or(Family::V4);
     match &about.object {
-        Object::Table(_) => match family {
-            Family::V4 => found("tables of the family ip".to_owned(), "CONFIG_NF_TABLES_IPV4"),
-            Family::V6 => found("tables of the family ip6".to_owned(), "CONFIG_NF_TABLES_IPV6"),
-        },
-        Object::Chain { table: crate::ruleset::TableName::Nat, .. } => {
-            found("chains of the type nat".to_owned(), "CONFIG_NFT_NAT and CONFIG_NF_NAT")
-        }
+        Object::Table(_) => found(format!("tables of the family {}", abi::family_name(abi::number(family))), table_option(family)),
+        Object::Chain { table: TableName::Nat, .. } => found(NAT_CHAINS.to_owned(), NAT_OPTION),
         Object::Chain { .. } => found("chains of this type".to_owned(), "CONFIG_NF_TABLES"),
         Object::Rule { .. } => match offset.and_then(|offset| batch.expression(about, offset)) {
             Some(name) => {

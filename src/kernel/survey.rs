@@ -1,0 +1,141 @@
+//! What the kernel could do, found out without anything being made or changed.
+
+use super::backend::{BackendName, Finding, Held, Look, Means, Need};
+use super::error::Error;
+use super::found::forms;
+use super::install::Kernel;
+use super::route;
+use super::wanted::Wanted;
+use crate::ruleset::{Family, NftTable, Ruleset};
+
+/// What the kernel could do with a plan.
+#[derive(Debug, Default)]
+pub struct Survey {
+    /// What the packet filters that would be tried say of each planned family, the first to be tried first.
+    pub answers: Vec<Answer>,
+    /// Those that say nothing, and why.
+    pub silent: Vec<(BackendName, Error)>,
+    /// The planned families, each with the packet filter that would get its rules, if one takes them.
+    pub assigned: Vec<(Family, Option<BackendName>)>,
+    /// Why the IPv6 rules would be left out, if they would be.
+    pub left_out: Option<&'static str>,
+    /// The families in which policy routing is wanted and not there.
+    pub no_policy_routing: Vec<Family>,
+}
+
+/// What a packet filter says of a family's rules.
+#[derive(Debug)]
+pub struct Answer {
+    /// The packet filter.
+    pub backend: BackendName,
+    /// The family.
+    pub family: Family,
+    /// How many rules there are.
+    pub rules: usize,
+    /// What they need.
+    pub needs: Vec<Need>,
+    /// What the packet filter would do with them.
+    pub finding: Finding,
+}
+
+/// What there is already.
+#[derive(Debug, Default)]
+pub struct Presence {
+    /// What the packet filters hold.
+    pub held: Vec<Held>,
+    /// Whether there is nf_tables; `None`: not known.
+    pub has_nftables: Option<bool>,
+    /// All its tables.
+    pub tables: Vec<NftTable>,
+    /// What could not be looked at, a sentence each.
+    pub unknown: Vec<String>,
+}
+
+impl Kernel {
+    /// What is there, as far as it is there without being asked for.
+    pub fn presence(&mut self) -> Presence {
+        let mut presence = Presence::default();
+        for backend in &mut self.backends {
+            let mut read = || {
+                for family in Family::ALL {
+                    presence.held.extend(backend.read(family, &[], Look::Listed)?);
+                }
+                presence.tables.extend(backend.tables()?);
+                Ok(())
+            };
+            let answer: Result<(), Error> = read();
+            let is_absent = answer.as_ref().is_err_and(Error::is_filter_absent);
+            if backend.name() == BackendName::Nftables {
+                presence.has_nftables = (answer.is_ok() || is_absent).then_some(!is_absent);
+            }
+            presence.unknown.extend(answer.err().filter(|_| !is_absent).map(|error| error.to_string()));
+        }
+        presence.unknown.extend(self.notes());
+        presence
+    }
+
+    /// Asks the kernel what it could do with what is wanted, which is fitted to what the kernel has. `held` is what is
+    /// there.
+    pub fn survey(&mut self, wanted: &mut Wanted, held: &[Held], means: &Means<'_>) -> Result<Survey, Error> {
+        let mut survey = Survey::default();
+        if !route::has_ipv6() {
+            survey.left_out = wanted.plans(Family::V6).then_some("the kernel has no IPv6");
+            wanted.leave_ipv6_out();
+        }
+        for policy in &wanted.routing.policy {
+            if route::rules(&mut self.route, policy.family)?.is_empty() && !survey.no_policy_routing.contains(&policy.family) {
+                survey.no_policy_routing.push(policy.family);
+            }
+        }
+        let order = self.order_from(&forms(held, wanted.mesh));
+        let mut plans = wanted.rulesets.clone();
+        plans.retain(|plan| !plan.tables.is_empty());
+        for backend in &order {
+            let Some(filter) = self.backends.iter_mut().find(|filter| filter.name() == *backend) else { continue };
+            match filter.survey(wanted.mesh, &plans, means) {
+                Ok(findings) => {
+                    for (plan, finding) in plans.iter().zip(findings) {
+                        let needs = filter.needs(plan);
+                        survey.answers.push(Answer { backend: *backend, family: plan.family, rules: plan.rule_count(), needs, finding });
+                    }
+                }
+                Err(error) => survey.silent.push((*backend, error)),
+            }
+        }
+        survey.assign(&order, &plans);
+        let is_v6_nowhere = survey.assigned.contains(&(Family::V6, None)) && !survey.assigned.contains(&(Family::V4, None));
+        if is_v6_nowhere && survey.silent.is_empty() && self.without_ipv6(Family::V6)? {
+            survey.left_out = Some("no packet filter takes its rules, and the pod has no global IPv6 address");
+            plans.retain(|plan| plan.family == Family::V4);
+            survey.assign(&order, &plans);
+        }
+        Ok(survey)
+    }
+}
+
+impl Survey {
+    /// Finds out which packet filter would get the rules of which family: the first that takes all of them, or for each the
+    /// first that takes its own.
+    fn assign(&mut self, order: &[BackendName], plans: &[Ruleset]) {
+        self.assigned.clear();
+        for only in [None, Some(Family::V4), Some(Family::V6)] {
+            let families = || plans.iter().map(|plan| plan.family).filter(|family| only.is_none_or(|only| only == *family));
+            let takes = |backend: BackendName, family: Family| {
+                let mut answers = self.answers.iter().filter(|answer| (answer.backend, answer.family) == (backend, family));
+                answers.any(|answer| matches!(answer.finding, Finding::Takes(_)))
+            };
+            let taker = order.iter().copied().find(|backend| families().all(|family| takes(*backend, family)));
+            if only.is_some() || taker.is_some() {
+                self.assigned.extend(families().map(|family| (family, taker)));
+            }
+            if only.is_none() && taker.is_some() {
+                return;
+            }
+        }
+    }
+
+    /// The packet filter that would get the family's rules.
+    pub fn taker(&self, family: Family) -> Option<BackendName> {
+        self.assigned.iter().find(|(known, _)| *known == family).and_then(|(_, backend)| *backend)
+    }
+}

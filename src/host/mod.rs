@@ -2,12 +2,14 @@
 //! gathered once into [`Surroundings`].
 
 pub mod capability;
+pub mod connections;
 mod error;
 pub mod files;
 pub mod missing_capability;
 pub mod namespace;
 pub mod probe;
 pub mod resolv_conf;
+mod socket;
 pub mod sysctl;
 pub mod termination_log;
 #[cfg(test)]

@@ -12,7 +12,7 @@ use crate::cli::options::Common;
 use crate::cli::report::Report;
 use crate::cli::session::{self, MeshOptions};
 use crate::cli::{dump, print, remove};
-use crate::host::probe::Probe;
+use crate::host::probe::Passthrough;
 use crate::host::{Surroundings, capability};
 use crate::kernel::Choice;
 use crate::mesh::istio::{Local, Options};
@@ -104,7 +104,7 @@ fn validate(options: &Options, surroundings: &Surroundings, proof: Proof<'_>) ->
     let user = geteuid().as_raw();
     if options.proxy_uids(surroundings).iter().any(|ids| ids.contains(user)) {
         let host_ip = Local::new(options, surroundings)?.host_ip;
-        let probe = Probe {
+        let probe = Passthrough {
             family: if host_ip.is_ipv6() { Family::V6 } else { Family::V4 },
             proxy_port: options.proxy_port,
             inbound_port: options.inbound_capture_port,

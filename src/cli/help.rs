@@ -103,12 +103,24 @@ pub(super) fn drop_in(mesh: Mesh, arguments: &[OsString]) -> Command {
         Mesh::Istio => ("istio-iptables", "mesh-init in the place of istio-iptables"),
         Mesh::Linkerd => ("linkerd2-proxy-init", "mesh-init in the place of linkerd2-proxy-init (its own verbs: mesh-init --help)"),
     };
-    let theirs = mesh_flags(mesh);
-    let ours = OPTIONS.iter().filter(|option| !is_taken(option, theirs));
-    flags::command(name, about, theirs.iter().chain(ours), flags::ask_for_help(arguments)).no_binary_name(true).arg(
+    with_ours(name, about, mesh_flags(mesh), arguments).arg(
         // The originals take further words and do nothing with them.
         Arg::new(IGNORED).num_args(0..).action(ArgAction::Append).hide(true),
     )
+}
+
+/// The command line of Linkerd's network validator, which takes no further words.
+pub(super) fn validator(arguments: &[OsString]) -> Command {
+    let about = "mesh-init in the place of linkerd2-network-validator";
+    with_ours("linkerd2-network-validator", about, linkerd::validator::FLAGS, arguments)
+        .version(env!("CARGO_PKG_VERSION"))
+        .disable_version_flag(false)
+}
+
+/// The flags of an original tool, and ours whose names it leaves.
+fn with_ours(name: &'static str, about: &'static str, theirs: &'static [Flag], arguments: &[OsString]) -> Command {
+    let ours = OPTIONS.iter().filter(|option| !is_taken(option, theirs));
+    flags::command(name, about, theirs.iter().chain(ours), flags::ask_for_help(arguments)).no_binary_name(true)
 }
 
 /// Words after the flags of a drop-in.

@@ -40,6 +40,7 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
         Dialect::Own => own(&arguments),
         Dialect::Istio => dropin::istio(&arguments),
         Dialect::Linkerd => dropin::linkerd(&arguments),
+        Dialect::Validator => dropin::validator(&arguments),
     }
 }
 

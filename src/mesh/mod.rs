@@ -14,7 +14,7 @@ mod matches;
 mod names;
 #[cfg(test)]
 mod testing;
-mod value;
+pub(crate) mod value;
 
 pub use error::Error;
 

@@ -8,6 +8,7 @@ use clap::{Arg, ArgAction, Command};
 
 use super::flags;
 use super::options::OPTIONS;
+use super::probe::{PROBE_OPTIONS, TIMEOUT};
 use crate::mesh::flag::{Flag, Kind};
 use crate::mesh::{Mesh, istio, linkerd};
 
@@ -35,7 +36,7 @@ pub(super) const REPORT_OPTIONS: &[Flag] = &[Flag {
 }];
 
 /// The tables of flags of the own command line.
-pub(super) const OWN_TABLES: [&[Flag]; 5] = [OPTIONS, DUMP_OPTIONS, REPORT_OPTIONS, istio::FLAGS, linkerd::FLAGS];
+pub(super) const OWN_TABLES: [&[Flag]; 6] = [OPTIONS, DUMP_OPTIONS, REPORT_OPTIONS, PROBE_OPTIONS, istio::FLAGS, linkerd::FLAGS];
 
 /// The flags of a mesh's original tool.
 pub(super) fn mesh_flags(mesh: Mesh) -> &'static [Flag] {
@@ -50,7 +51,8 @@ pub(super) fn mesh_flags(mesh: Mesh) -> &'static [Flag] {
 pub(super) fn own(arguments: &[OsString]) -> Command {
     let described = flags::ask_for_help(arguments);
     let verb = |name, about, plans| verb(name, about, plans, arguments, described);
-    let reporting = |verb: Command| verb.args(REPORT_OPTIONS.iter().map(|option| flags::argument(option, described).global(true)));
+    let reporting =
+        |verb: Command| verb.args(REPORT_OPTIONS.iter().chain(PROBE_OPTIONS).map(|option| flags::argument(option, described).global(true)));
     Command::new("mesh-init")
         .version(env!("CARGO_PKG_VERSION"))
         .about("Installs and checks the packet filter rules that send a pod's traffic to its sidecar proxy")
@@ -89,7 +91,9 @@ fn verb(name: &'static str, about: &'static str, plans: bool, arguments: &[OsStr
         };
         let named = arguments.iter().any(|argument| argument == mesh.as_str());
         let flags = if named { mesh_flags(mesh) } else { &[] };
-        flags::command(mesh.as_str(), about, flags.iter().filter(|flag| !is_taken(flag, OPTIONS)), described)
+        // Where there is a probe, its time is an option of the verb.
+        let is_ours = |flag: &Flag| is_taken(flag, OPTIONS) || (flag.long == TIMEOUT && matches!(name, "apply" | "verify"));
+        flags::command(mesh.as_str(), about, flags.iter().filter(|flag| !is_ours(flag)), described)
     });
     verb.subcommand_required(plans)
         .disable_help_subcommand(true)

@@ -12,6 +12,7 @@ mod flags;
 mod help;
 mod log;
 mod options;
+mod probe;
 mod remove;
 mod report;
 mod session;

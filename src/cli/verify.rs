@@ -6,6 +6,7 @@ use super::failure::{Code, Failure};
 use super::flags;
 use super::help::REPORT_OPTIONS;
 use super::options::Common;
+use super::probe::{self, Probing};
 use super::report::Report;
 use super::session::{self, Environment, MeshOptions};
 use crate::mesh::Mesh;
@@ -13,8 +14,30 @@ use crate::mesh::Mesh;
 pub(super) fn run(mesh: Mesh, matches: &ArgMatches, common: &Common, environment: Environment<'_>) -> Result<Code, Failure> {
     let mut report = Report::new("verify", mesh);
     let to = flags::read(REPORT_OPTIONS, matches, environment).get("report").text;
-    let result = compare(mesh, matches, common, environment, &mut report, to == "-");
+    let result = check(mesh, matches, common, environment, &mut report, to == "-");
     report.write(&to, result)
+}
+
+/// Compares, and with `--probe` tries too.
+fn check(
+    mesh: Mesh,
+    matches: &ArgMatches,
+    common: &Common,
+    environment: Environment<'_>,
+    report: &mut Report,
+    silent: bool,
+) -> Result<Code, Failure> {
+    let probing = Probing::read(mesh, matches, common, environment)?;
+    let code = compare(mesh, matches, common, environment, report, silent)?;
+    let Some(probing) = probing else { return Ok(code) };
+    let checks = probing.run(common)?;
+    if !silent {
+        super::print(&(probe::lines(&checks).join("\n") + "\n"))?;
+    }
+    let judged = probe::judge(&checks);
+    report.probed(checks);
+    // Rules that differ say more than traffic that therefore goes elsewhere.
+    if code == Code::Done { judged.map(|()| code) } else { Ok(code) }
 }
 
 /// Compares and says what differs, in words unless the report takes their place.

@@ -9,7 +9,7 @@ mod resolver;
 mod trouble;
 mod validator;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 pub use self::capture::{Arrival, Capture};
@@ -17,15 +17,31 @@ pub use self::passthrough::{Passthrough, PassthroughError};
 pub use self::resolver::{Answer, AnsweringSockets, Resolver};
 pub use self::trouble::Trouble;
 pub use self::validator::{Invalid, Validator};
+use super::socket;
 use crate::ruleset::Family;
+use crate::ruleset::routing::PASSTHROUGH_V6;
 
 /// How long to wait before looking again for what is nearly always there at once.
 const LOOK: Duration = Duration::from_millis(1);
 
 /// Where redirected traffic of the pod's own comes out.
-fn loopback(family: Family) -> IpAddr {
+pub fn loopback(family: Family) -> IpAddr {
     match family {
         Family::V4 => Ipv4Addr::LOCALHOST.into(),
         Family::V6 => Ipv6Addr::LOCALHOST.into(),
     }
+}
+
+/// The address through which Istio's proxy passes connections on inside the pod.
+pub fn passthrough(family: Family) -> IpAddr {
+    match family {
+        Family::V4 => Ipv4Addr::new(127, 0, 0, 6).into(),
+        Family::V6 => PASSTHROUGH_V6.into(),
+    }
+}
+
+/// The address from which something that is sent to `to` would come, if there is a way. Nothing is sent.
+pub fn source_towards(to: IpAddr) -> Option<IpAddr> {
+    let socket = socket::connected_udp(SocketAddr::new(to, 9)).ok()?;
+    Some(socket.local_addr().ok()?.ip())
 }

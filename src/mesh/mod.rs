@@ -4,6 +4,7 @@
 //! [`Surroundings`](crate::host::Surroundings).
 
 pub mod address;
+pub mod captured;
 pub(crate) mod duration;
 mod error;
 pub mod flag;

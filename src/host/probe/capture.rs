@@ -1,6 +1,6 @@
 //! An application's connection, which the rules have to send to the proxy.
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,8 @@ use crate::ruleset::Family;
 /// The probe: a connection that the rules should redirect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capture {
+    /// The address to connect from; else the one that the kernel chooses.
+    pub from: Option<IpAddr>,
     /// Where an application would connect to.
     pub to: SocketAddr,
     /// The proxy's port, where it has to arrive.
@@ -66,7 +68,7 @@ impl Capture {
             (Some(_), Some(_)) => {}
         }
         let handshake = if listener.is_some() { Handshake::Full } else { Handshake::Unfinished };
-        let client = socket::dial(None, self.to, handshake, self.timeout).map_err(|errno| match errno {
+        let client = socket::dial(self.from, self.to, handshake, self.timeout).map_err(|errno| match errno {
             Errno::ETIMEDOUT => self.lost(),
             errno => Trouble::Failed { to: self.to, at: here, errno },
         })?;

@@ -4,18 +4,14 @@
 //! It passes only when it runs as the proxy's user, because it is the rule for that user's connections over `lo` that
 //! it goes through. It tells nothing about other connections.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
-use super::loopback;
+use super::{loopback, passthrough};
 use crate::host::socket::{self, Handshake};
 use crate::ruleset::Family;
-use crate::ruleset::routing::PASSTHROUGH_V6;
-
-/// The IPv4 passthrough address.
-const PASSTHROUGH_V4: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 6);
 
 /// How often a connection is tried.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -101,11 +97,7 @@ impl Passthrough {
     }
 
     fn target(&self) -> SocketAddr {
-        let passthrough: IpAddr = match self.family {
-            Family::V4 => PASSTHROUGH_V4.into(),
-            Family::V6 => PASSTHROUGH_V6.into(),
-        };
-        SocketAddr::new(passthrough, self.probe_port)
+        SocketAddr::new(passthrough(self.family), self.probe_port)
     }
 
     /// One port that cannot be had is no matter: something may listen there already.

@@ -6,7 +6,7 @@
 mod common;
 
 use std::io::Write;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::process::Stdio;
 
 use common::traffic::{Servers, at};
@@ -47,24 +47,13 @@ fn linkerds_validator_passes_on_our_rules() {
                 assert!(outcome.stdout.ends_with(" INFO linkerd_network_validator: Validated\n"), "{outcome}");
                 assert_eq!(outcome.stderr, "", "{outcome}");
                 // The proxy can have the port, and need not be willing to share it.
-                bind_at_once(&world.pod, listen.parse().unwrap());
+                world.pod.bind_at_once(listen.parse().unwrap());
             }
         }
         // What it is told by default suits IPv4.
         validate_as(&world.pod, NOBODY, &[]).expect(0);
         assert_eq!(world.out(), Out::NOTHING);
     }
-}
-
-/// Binds without SO_REUSEADDR, which would overlook a connection in TIME_WAIT.
-#[track_caller]
-fn bind_at_once(pod: &Namespace, address: SocketAddr) {
-    use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, socket};
-    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-    pod.inside(|| {
-        let fd = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
-        bind(std::os::fd::AsRawFd::as_raw_fd(&fd), &SockaddrStorage::from(address)).unwrap();
-    });
 }
 
 #[test]
@@ -166,4 +155,141 @@ fn linkerds_validator_ends_with_its_code_when_told_to_end() {
         kill(Pid::from_raw(child.id().cast_signed()), signal).unwrap();
         assert_eq!(child.wait().unwrap().code(), Some(95), "{signal}");
     }
+}
+
+const PROXY: Privilege = Privilege::None(1337);
+/// What istio-init and, in its place, `istio-validation` are told.
+const ISTIO: [&str; 16] = [
+    "istio-iptables",
+    "-p",
+    "15001",
+    "-z",
+    "15006",
+    "-u",
+    "1337",
+    "-m",
+    "REDIRECT",
+    "-i",
+    "*",
+    "-x",
+    "",
+    "-b",
+    "*",
+    "--log_output_level=default:info",
+];
+
+fn installed(world: &World, backend: &str, flags: &[&str]) {
+    world.mesh_init(backend, &[&ISTIO[..], flags].concat()).run().expect(0);
+}
+
+/// Runs `istio-validation` without any capability.
+fn istio_validation(world: &World, privilege: Privilege, flags: &[&str], env: &[(&str, &str)]) -> Outcome {
+    let words = [&ISTIO[..], &["--run-validation", "--skip-rule-apply"], flags].concat();
+    let program = world.pod.mesh_init(&words).with(privilege).read_only();
+    env.iter().fold(program, |program, (name, value)| program.env(name, value)).run()
+}
+
+#[track_caller]
+fn assert_invalid(outcome: Outcome, words: &str) {
+    let outcome = outcome.expect(126);
+    for words in [words, "iptables validation failed; workload is not ready for Istio."] {
+        assert!(outcome.text().contains(words), "{words:?} is missing: {outcome}");
+    }
+}
+
+#[test]
+fn istios_validation_passes_on_our_rules() {
+    require_root!();
+    const PASSED: &str = "Validation passed, iptables rules established";
+    for backend in BACKENDS {
+        for (families, here) in [(&[Family::V4][..], "127.0.0.1"), (&[Family::V6], "::1"), (&Family::BOTH, "127.0.0.1")] {
+            let world = World::with(families);
+            installed(&world, backend, &["--dual-stack"]);
+            for _ in 0..2 {
+                let outcome = istio_validation(&world, PROXY, &["--dual-stack"], &[]).expect(0);
+                assert!(outcome.stdout.contains(PASSED), "{outcome}");
+                for port in [15001, 15006] {
+                    world.pod.bind_at_once(at(here, port));
+                }
+            }
+            assert_eq!(world.out(), Out::NOTHING);
+        }
+        let world = World::with(&[Family::V4]);
+        installed(&world, backend, &["-m", "TPROXY"]);
+        istio_validation(&world, PROXY, &["-m", "TPROXY"], &[]).expect(0);
+        // The user of a platform that gives each project its own.
+        let project = ["-u", "1000629999"];
+        installed(&world, backend, &project);
+        istio_validation(&world, Privilege::None(1_000_629_999), &project, &[]).expect(0);
+        // As a sidecar that runs already, which shares its port as Envoy does.
+        installed(&world, backend, &[]);
+        let _outbound = Servers::tcp(&world.pod, &[15001]);
+        istio_validation(&world, PROXY, &[], &[]).expect(0);
+    }
+}
+
+#[test]
+fn istios_validation_fails_with_its_code() {
+    require_root!();
+    let quick = [("PROBE_TIMEOUT", "300ms")];
+    for family in Family::BOTH {
+        let world = World::with(&[family]);
+        let refused = match family {
+            Family::V4 => {
+                "no connection to 127.0.0.6:15002 was redirected to the proxy's ports within 300ms (the last connection failed: ECONNREFUSED"
+            }
+            Family::V6 => "no connection to [::6]:15002 was redirected to the proxy's ports within 300ms (the last connection failed: ",
+        };
+        assert_invalid(istio_validation(&world, PROXY, &[], &quick), refused);
+        installed(&world, "nftables", &["-z", "15009"]);
+        assert_invalid(istio_validation(&world, PROXY, &[], &quick), "validation timeout");
+        // Not by the rules of another port either.
+        installed(&world, "nftables", &[]);
+        istio_validation(&world, PROXY, &["--iptables-probe-port", "15777"], &[]).expect(0);
+        istio_validation(&world, PROXY, &[], &[("IPTABLES_PROBE_PORT", "15778"), ("PROBE_TIMEOUT", "30s")]).expect(0);
+        let _proxy = Servers::tcp(&world.pod, &[15001, 15006]);
+        assert_invalid(istio_validation(&world, PROXY, &[], &[]), "no listener available: ");
+        assert_eq!(world.out(), Out::NOTHING);
+    }
+    let world = World::with(&[Family::V4]);
+    let timeout = istio_validation(&world, PROXY, &["--probe-timeout", "soon"], &[]).expect(255);
+    assert!(timeout.text().contains("--probe-timeout: \"soon\" is not a time"), "{timeout}");
+}
+
+#[test]
+fn the_variables_alone_ask_for_istios_validation() {
+    require_root!();
+    let world = World::with(&[Family::V4]);
+    installed(&world, "legacy", &[]);
+    let run = || {
+        let program = world.pod.mesh_init(&ISTIO).with(PROXY).read_only();
+        program.env("RUN_VALIDATION", "true").env("SKIP_RULE_APPLY", "true").env("PROBE_TIMEOUT", "400ms").run()
+    };
+    run().expect(0);
+    world.pod.mesh_init(&["remove"]).run().expect(0);
+    assert_invalid(run(), "within 400ms");
+}
+
+#[test]
+fn another_user_than_the_proxys_validates_by_what_it_may_do() {
+    require_root!();
+    let quick = [("PROBE_TIMEOUT", "300ms")];
+    let world = World::new();
+    let both = ["--dual-stack"];
+    installed(&world, "legacy", &both);
+    // It may read the rules.
+    let compared = istio_validation(&world, Privilege::NetAdmin, &both, &quick).expect(0);
+    assert!(compared.text().contains("the kernel holds the planned rules"), "{compared}");
+    // It may connect.
+    let tried = istio_validation(&world, Privilege::None(1000), &both, &quick).expect(0);
+    for words in ["probe: IPv4: a connection to ", "probe: IPv6: a connection to ", "connections of user 1000 arrive at the proxy's port"] {
+        assert!(tried.text().contains(words), "{tried}");
+    }
+    assert_eq!(world.out(), Out::NOTHING);
+    world.pod.mesh_init(&["remove"]).run().expect(0);
+    assert_invalid(istio_validation(&world, Privilege::NetAdmin, &both, &quick), "the kernel does not hold the planned rules");
+    assert_invalid(istio_validation(&world, Privilege::None(1000), &both, &quick), "a connection to 192.0.2.1:15002 did not arrive");
+    // Nothing is captured that it could try.
+    installed(&world, "legacy", &["-i", ""]);
+    assert_invalid(istio_validation(&world, Privilege::None(1000), &["-i", ""], &quick), "cannot validate: user 1000 is not the proxy's");
 }

@@ -15,11 +15,12 @@ use super::options::Common;
 use super::session::{self, Environment, MeshOptions};
 use crate::host::Surroundings;
 use crate::host::probe::{self, Answer, AnsweringSockets, Arrival, Capture, Resolver, Trouble};
+use crate::kernel;
 use crate::kernel::route::{self, Address};
 use crate::mesh::captured::{Captured, captured, goes_to, owners};
 use crate::mesh::duration::duration;
-use crate::mesh::flag::{Flag, Kind};
-use crate::mesh::istio::DnsCapture;
+use crate::mesh::flag::{BadValue, Flag, Kind};
+use crate::mesh::istio::{DnsCapture, InterceptionMode};
 use crate::mesh::value::socket_address;
 use crate::mesh::{Mesh, Plan};
 use crate::ruleset::walk::{Layers, Packet, Pod};
@@ -95,7 +96,7 @@ impl Probing {
         environment: Environment<'_>,
     ) -> Result<Option<Probing>, Failure> {
         let given = flags::read(PROBE_OPTIONS, matches, environment);
-        let bad = |error: crate::mesh::flag::BadValue| Failure::usage(error.to_string());
+        let bad = |error: BadValue| Failure::usage(error.to_string());
         let connect = given.get("connect-addr");
         let timeout = given.get(TIMEOUT).read(duration).map_err(bad)?;
         let connect = if connect.text.is_empty() { None } else { Some(connect.read(socket_address).map_err(bad)?) };
@@ -124,57 +125,71 @@ impl Probing {
         }
     }
 
-    /// Tries every family of the plan. Needs no privilege.
+    /// Tries every family of the plan.
     pub(super) fn run(mut self, common: &Common) -> Result<Vec<Check>, Failure> {
-        let (plan, surroundings) = session::planned(&self.options, common, None)?;
-        let addresses = route::addresses(&mut route::open(common.deadline()).map_err(crate::kernel::Error::from)?)
-            .map_err(crate::kernel::Error::from)?;
-        let mut checks = Vec::new();
-        for rules in &plan.rulesets {
-            let mut tries =
-                Tries { probing: &mut self, plan: &plan, rules, surroundings: &surroundings, addresses: &addresses, checks: &mut checks };
-            tries.family();
-        }
-        Ok(checks)
+        try_all(&self.options, common, self.timeout, self.connect, self.sockets.as_mut())
     }
 }
 
-/// The tries of one family.
+/// Tries every family of what is planned for `options`. Needs no privilege.
+pub(super) fn try_all(
+    options: &MeshOptions,
+    common: &Common,
+    timeout: Duration,
+    connect: Option<SocketAddr>,
+    sockets: Option<&mut AnsweringSockets>,
+) -> Result<Vec<Check>, Failure> {
+    let (plan, surroundings) = session::planned(options, common, None)?;
+    let addresses = route::open(common.deadline()).and_then(|mut socket| route::addresses(&mut socket)).map_err(kernel::Error::from)?;
+    let mut tries = Tries { options, timeout, connect, sockets, plan: &plan, surroundings: &surroundings, addresses, checks: Vec::new() };
+    for rules in &plan.rulesets {
+        tries.family(rules);
+    }
+    Ok(tries.checks)
+}
+
+/// What is tried, and what came of it.
 struct Tries<'a> {
-    probing: &'a mut Probing,
+    options: &'a MeshOptions,
+    timeout: Duration,
+    connect: Option<SocketAddr>,
+    sockets: Option<&'a mut AnsweringSockets>,
     plan: &'a Plan,
-    rules: &'a Ruleset,
     surroundings: &'a Surroundings,
-    addresses: &'a [Address],
-    checks: &'a mut Vec<Check>,
+    addresses: Vec<Address>,
+    checks: Vec<Check>,
 }
 
 impl Tries<'_> {
-    fn family(&mut self) {
-        let family = self.rules.family;
+    fn family(&mut self, rules: &Ruleset) {
+        let family = rules.family;
         let own = (geteuid().as_raw(), getegid().as_raw());
         let pod = Pod::new(self.addresses.iter().map(|one| one.address).collect(), &self.plan.routing);
         let tcp = packet(Protocol::TCP, own);
-        let connect = self.probing.connect.filter(|to| to.is_ipv4() == (family == Family::V4));
+        let connect = self.connect.filter(|to| to.is_ipv4() == (family == Family::V4));
         let found = match connect {
             Some(to) => {
-                let tcp = Packet { device: device(self.addresses, to.ip()), ..tcp };
-                match goes_to(&Layers::of_plan(self.rules), &pod, &tcp, to) {
+                let tcp = Packet { device: device(&self.addresses, to.ip()), ..tcp };
+                match goes_to(&Layers::of_plan(rules), &pod, &tcp, to) {
                     Ok(port) => Some(Captured { to, port }),
                     Err(instead) => {
-                        self.add(Verdict::Failed, format!("the plan does not redirect connections of user {} to {to}: {instead}", own.0));
+                        self.add(
+                            family,
+                            Verdict::Failed,
+                            format!("the plan does not redirect connections of user {} to {to}: {instead}", own.0),
+                        );
                         return;
                     }
                 }
             }
-            None => self.find(&pod, &tcp, &[], None),
+            None => self.find(rules, &pod, &tcp, &[], None),
         };
         match found {
-            Some(captured) => self.connect(None, captured),
+            Some(captured) => self.connect(family, None, captured),
             None => {
-                let other = owners(self.rules).into_iter().find_map(|other| self.find(&pod, &packet(Protocol::TCP, other), &[], None));
+                let other = owners(rules).into_iter().find_map(|other| self.find(rules, &pod, &packet(Protocol::TCP, other), &[], None));
                 self.add(
-                    Verdict::Untried,
+                    family, Verdict::Untried,
                     match other {
                         Some(other) => format!(
                             "connections of user {} and group {} are exempt from the capture, which others' to {} are not: run as an application's user to try it",
@@ -185,104 +200,109 @@ impl Tries<'_> {
                 );
             }
         }
-        self.passthrough(&pod, own);
-        self.query(&pod, own);
+        self.passthrough(rules, &pod, own);
+        self.query(rules, &pod, own);
     }
 
     /// Istio's own probe, which only the proxy's user can pass.
-    fn passthrough(&mut self, pod: &Pod, (uid, gid): (u32, u32)) {
-        let MeshOptions::Istio(istio) = &self.probing.options else { return };
+    fn passthrough(&mut self, rules: &Ruleset, pod: &Pod, (uid, gid): (u32, u32)) {
+        let MeshOptions::Istio(istio) = &self.options else { return };
         if !contains(&istio.proxy_uids(self.surroundings), uid) {
             return;
         }
-        let to = SocketAddr::new(probe::passthrough(self.rules.family), istio.iptables_probe_port);
-        let from = probe::loopback(self.rules.family);
+        let family = rules.family;
+        let to = SocketAddr::new(probe::passthrough(family), istio.iptables_probe_port);
+        let from = probe::loopback(family);
         let tcp = Packet { source: Some(from), ..packet(Protocol::TCP, (uid, gid)) };
-        if let Ok(port) = goes_to(&Layers::of_plan(self.rules), pod, &tcp, to) {
-            self.connect(Some(from), Captured { to, port });
+        if let Ok(port) = goes_to(&Layers::of_plan(rules), pod, &tcp, to) {
+            self.connect(family, Some(from), Captured { to, port });
         }
     }
 
-    fn connect(&mut self, from: Option<IpAddr>, Captured { to, port }: Captured) {
-        let capture = Capture { from, to, port, ask_original: true, timeout: self.probing.timeout };
+    fn connect(&mut self, family: Family, from: Option<IpAddr>, Captured { to, port }: Captured) {
+        let capture = Capture { from, to, port, ask_original: true, timeout: self.timeout };
         let arrived = format!("a connection to {to} arrived at port {port}");
         match capture.run() {
-            Ok(Arrival::Original) => self.add(Verdict::Passed, format!("{arrived}, with its original destination")),
-            Ok(Arrival::Unasked) => self.add(Verdict::Passed, format!("{arrived}; its original destination was not asked for")),
+            Ok(Arrival::Original) => self.add(family, Verdict::Passed, format!("{arrived}, with its original destination")),
+            Ok(Arrival::Unasked) => self.add(family, Verdict::Passed, format!("{arrived}; its original destination was not asked for")),
             Ok(Arrival::At { uid }) => {
                 let (uids, others) = self.proxies();
                 if uids.is_empty() || contains(&uids, uid) || others {
                     self.add(
+                        family,
                         Verdict::Passed,
                         format!("{arrived}, where user {uid} listens already, who alone can ask for its original destination"),
                     );
                 } else {
                     self.add(
+                        family,
                         Verdict::Failed,
                         format!("{arrived}, but user {uid} listens there, who is not the proxy's: find out what holds the proxy's port"),
                     );
                 }
             }
-            Err(trouble) => self.trouble(&trouble),
+            Err(trouble) => self.trouble(family, &trouble),
         }
     }
 
     /// A DNS query, where the plan captures such.
-    fn query(&mut self, pod: &Pod, own: (u32, u32)) {
+    fn query(&mut self, rules: &Ruleset, pod: &Pod, own: (u32, u32)) {
+        let family = rules.family;
         let servers = match &self.surroundings.dns_servers {
             Some(Ok(servers)) => &servers[..],
             _ => &[],
         };
-        let Some(Captured { to, port }) = self.find(pod, &packet(Protocol::UDP, own), servers, Some(DNS)) else { return };
+        let Some(Captured { to, port }) = self.find(rules, pod, &packet(Protocol::UDP, own), servers, Some(DNS)) else { return };
         let uids = self.proxies().0;
-        let sockets = self.probing.sockets.as_mut().filter(|sockets| contains(&uids, sockets.uid()));
+        let sockets = self.sockets.as_deref_mut().filter(|sockets| contains(&uids, sockets.uid()));
         let arrived = format!("a DNS query to {to} arrived at port {port}");
-        match (Resolver { server: to, port, timeout: self.probing.timeout }).run(sockets) {
-            Ok(Answer::CameBack) => self.add(Verdict::Passed, format!("{arrived}, and its answer came back from {to}")),
+        match (Resolver { server: to, port, timeout: self.timeout }).run(sockets) {
+            Ok(Answer::CameBack) => self.add(family, Verdict::Passed, format!("{arrived}, and its answer came back from {to}")),
             Ok(Answer::NotSent) => {
                 self.add(
+                    family,
                     Verdict::Passed,
                     format!("{arrived}; only the proxy's user could answer it (this user would need CAP_SETUID for that)"),
                 );
             }
             Ok(Answer::Given) => {
                 self.add(
+                    family,
                     Verdict::Passed,
                     format!("a DNS query to {to} was answered from there by the resolver that listens on port {port} already"),
                 );
             }
-            Err(trouble) => self.trouble(&trouble),
+            Err(trouble) => self.trouble(family, &trouble),
         }
     }
 
     /// The proxy's user ids, and whether it may have others: its group may exempt it too.
     fn proxies(&self) -> (Vec<IdRange>, bool) {
-        match &self.probing.options {
+        match self.options {
             MeshOptions::Istio(istio) => {
-                let by_group =
-                    istio.inbound_interception_mode == crate::mesh::istio::InterceptionMode::Tproxy || !istio.proxy_gid.is_empty();
+                let by_group = istio.inbound_interception_mode == InterceptionMode::Tproxy || !istio.proxy_gid.is_empty();
                 (istio.proxy_uids(self.surroundings), by_group)
             }
             MeshOptions::Linkerd(linkerd) => (linkerd.proxy_uid.map(IdRange::single).into_iter().collect(), linkerd.proxy_gid.is_some()),
         }
     }
 
-    fn find(&self, pod: &Pod, packet: &Packet, given: &[IpAddr], port: Option<u16>) -> Option<Captured> {
-        captured(self.rules, pod, packet, given, port, &|address| {
+    fn find(&self, rules: &Ruleset, pod: &Pod, packet: &Packet, given: &[IpAddr], port: Option<u16>) -> Option<Captured> {
+        captured(rules, pod, packet, given, port, &|address| {
             // The neighbours of the pod could be reached by a first hop.
             let near = |own: &Address| IpNet::new(own.address, own.prefix_len).is_ok_and(|net| net.contains(&address));
             let is_near = !address.is_loopback() && self.addresses.iter().any(near);
-            (!is_near).then(|| device(self.addresses, address))
+            (!is_near).then(|| device(&self.addresses, address))
         })
     }
 
-    fn trouble(&mut self, trouble: &Trouble) {
+    fn trouble(&mut self, family: Family, trouble: &Trouble) {
         let verdict = if trouble.is_untried() { Verdict::Unreachable } else { Verdict::Failed };
-        self.add(verdict, format!("{trouble}; {}", trouble.hint()));
+        self.add(family, verdict, format!("{trouble}; {}", trouble.hint()));
     }
 
-    fn add(&mut self, outcome: Verdict, said: String) {
-        self.checks.push(Check { family: self.rules.family.number(), outcome, said });
+    fn add(&mut self, family: Family, outcome: Verdict, said: String) {
+        self.checks.push(Check { family: family.number(), outcome, said });
     }
 }
 
@@ -315,10 +335,15 @@ pub(super) fn lines(checks: &[Check]) -> Vec<String> {
     checks.iter().map(line).collect()
 }
 
+/// Whether a try succeeded.
+pub(super) fn any_passed(checks: &[Check]) -> bool {
+    checks.iter().any(|check| check.outcome == Verdict::Passed)
+}
+
 /// Fails if a try failed, or if none could be made because the pod cannot send anywhere.
 pub(super) fn judge(checks: &[Check]) -> Result<(), Failure> {
     let first = |verdict| checks.iter().find(|check| check.outcome == verdict);
-    let failed = first(Verdict::Failed).or_else(|| first(Verdict::Unreachable).filter(|_| first(Verdict::Passed).is_none()));
+    let failed = first(Verdict::Failed).or_else(|| first(Verdict::Unreachable).filter(|_| !any_passed(checks)));
     match failed {
         Some(check) => Err(Failure::new(Code::Failed, format!("the probe failed: IPv{}: {}", check.family, check.said), None)),
         None => Ok(()),

@@ -71,8 +71,8 @@ fn without_rules_it_fails_and_reaches_nobody() {
     assert_says(
         &outcome,
         &[
-            "probe: failed: IPv4: a connection to 192.0.2.1:15002 did not arrive at 127.0.0.1:15001: EHOSTUNREACH",
-            "probe: failed: IPv6: a connection to [2001:db8::1]:15002 did not arrive at [::1]:15001: EHOSTUNREACH",
+            "probe: failed: IPv4: what was sent to 192.0.2.1:15002 did not arrive at 127.0.0.1:15001: EHOSTUNREACH",
+            "probe: failed: IPv6: what was sent to [2001:db8::1]:15002 did not arrive at [::1]:15001: EHOSTUNREACH",
             "it left the pod for the first hop: no rule caught it",
         ],
     );
@@ -105,14 +105,18 @@ fn rules_that_send_it_elsewhere_are_found_out() {
 fn dropped_packets_are_told_from_slow_ones_by_the_time_alone() {
     require_root!();
     let world = World::with(&[Family::V4]);
-    apply(&world, "legacy", &ISTIO);
+    let flags = [&ISTIO[..], &["--redirect-dns", "--capture-all-dns"]].concat();
+    apply(&world, "legacy", &flags);
     world.pod.nft_load("table ip t {\nchain c {\ntype filter hook input priority 0;\ntcp dport 15001 drop\n}\n}");
-    let outcome = run(&world, "legacy", "verify", &ISTIO, &["--probe", "--probe-timeout", "300ms"]);
+    let outcome = run(&world, "legacy", "verify", &flags, &["--probe", "--probe-timeout", "300ms"]);
     assert_ne!(outcome.code, 0, "{outcome}");
     assert_says(&outcome, &["nothing sent to 192.0.2.1:15002 arrived at 127.0.0.1:15001 within 300ms", "allow more with --probe-timeout"]);
-    world.pod.nft_load("flush ruleset\ntable ip t {\nchain c {\ntype filter hook output priority 0;\ntcp dport 15001 drop\n}\n}");
-    let outcome = run(&world, "legacy", "verify", &ISTIO, &["--probe", "--probe-timeout", "300ms"]);
-    assert_says(&outcome, &["EPERM", "a rule of the packet filter drops or rejects it"]);
+    world.pod.nft_load("flush ruleset\ntable ip t {\nchain c {\ntype filter hook output priority 0;\nudp dport 15053 drop\n}\n}");
+    let outcome = run(&world, "legacy", "verify", &flags, &["--probe"]);
+    assert_says(
+        &outcome,
+        &["what was sent to 192.0.2.1:53 did not arrive at 127.0.0.1:15053: EPERM", "a rule of the packet filter drops or rejects it"],
+    );
 }
 
 #[test]
@@ -301,7 +305,7 @@ fn dns_queries_that_get_nowhere_are_failures() {
     let outcome = world.mesh_init("legacy", &[&["verify"], &quick[..], &["--probe"]].concat()).with(Privilege::NetAdminAndSetuid).run();
     outcome.expect(3);
     let outcome = verify(&World::with(&[Family::V4]), "legacy", &quick, 3);
-    assert_says(&outcome, &["a connection to 192.0.2.1:53 did not arrive at 127.0.0.1:15053: EHOSTUNREACH"]);
+    assert_says(&outcome, &["what was sent to 192.0.2.1:53 did not arrive at 127.0.0.1:15053: EHOSTUNREACH"]);
 }
 
 #[test]
@@ -341,7 +345,7 @@ fn an_applications_user_is_as_good_as_root() {
     }
     world.mesh_init("nftables", &["remove"]).run().expect(0);
     let outcome = world.mesh_init("nftables", &words).with(Privilege::None(1000)).run().expect(1);
-    assert_says(&outcome, &["the probe failed: IPv4: a connection to 192.0.2.1:15002 did not arrive"]);
+    assert_says(&outcome, &["the probe failed: IPv4: what was sent to 192.0.2.1:15002 did not arrive"]);
 }
 
 #[test]
@@ -441,4 +445,34 @@ fn applications_of_one_pod_do_not_disturb_it() {
             outcome.expect(0);
         }
     });
+}
+
+#[test]
+fn on_a_kernel_that_would_hang_the_original_destination_is_not_asked_for() {
+    require_root!();
+    if !common::strace::strace_or_skip() {
+        return;
+    }
+    let world = World::with(&[Family::V4]);
+    apply(&world, "legacy", &ISTIO);
+    for (release, more, code, asks) in [
+        ("4.14.22-coreos-r1", &[][..], 15, false),
+        ("4.14.40", &[], 15, false),
+        ("4.14.40", &["--trust-upstream-fixes"], 0, true),
+        ("4.14.41", &[], 0, true),
+    ] {
+        let words = [&["verify"], &ISTIO[..], &["--probe"], more].concat();
+        let program = world.mesh_init("legacy", &words).with_file("/proc/sys/kernel/osrelease", &format!("{release}\n"));
+        let log = world.pod.folder().join("calls");
+        let output = common::strace::command(&program, &log, &["-e", "trace=getsockopt"]).output().unwrap();
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{release}: {said}");
+        let calls = std::fs::read_to_string(log).unwrap();
+        // Option 80 of IP; the packet filter's own are 64 to 67.
+        let asked =
+            calls.lines().any(|call| call.contains("getsockopt(") && (call.contains("SO_ORIGINAL_DST") || call.contains(", 0x50 ")));
+        assert_eq!(asked, asks, "{release}: {calls}");
+        let words = if asks { "with its original destination" } else { "its original destination was not asked for" };
+        assert!(said.contains(words), "{release}: {said}");
+    }
 }

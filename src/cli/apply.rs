@@ -39,7 +39,7 @@ fn probe(probing: Probing, common: &Common, report: &mut Report) -> Result<(), F
     for line in probe::lines(&checks) {
         info!("{line}");
     }
-    let judged = probe::judge(&checks);
+    let judged = probe::judge(&checks, common);
     report.probed(checks);
     judged
 }

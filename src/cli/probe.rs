@@ -141,7 +141,17 @@ pub(super) fn try_all(
 ) -> Result<Vec<Check>, Failure> {
     let (plan, surroundings) = session::planned(options, common, None)?;
     let addresses = route::open(common.deadline()).and_then(|mut socket| route::addresses(&mut socket)).map_err(kernel::Error::from)?;
-    let mut tries = Tries { options, timeout, connect, sockets, plan: &plan, surroundings: &surroundings, addresses, checks: Vec::new() };
+    let mut tries = Tries {
+        options,
+        ask_original: session::check_release(common).is_ok(),
+        timeout,
+        connect,
+        sockets,
+        plan: &plan,
+        surroundings: &surroundings,
+        addresses,
+        checks: Vec::new(),
+    };
     for rules in &plan.rulesets {
         tries.family(rules);
     }
@@ -151,6 +161,8 @@ pub(super) fn try_all(
 /// What is tried, and what came of it.
 struct Tries<'a> {
     options: &'a MeshOptions,
+    /// Whether the kernel may be asked for a connection's original destination.
+    ask_original: bool,
     timeout: Duration,
     connect: Option<SocketAddr>,
     sockets: Option<&'a mut AnsweringSockets>,
@@ -220,7 +232,7 @@ impl Tries<'_> {
     }
 
     fn connect(&mut self, family: Family, from: Option<IpAddr>, Captured { to, port }: Captured) {
-        let capture = Capture { from, to, port, ask_original: true, timeout: self.timeout };
+        let capture = Capture { from, to, port, ask_original: self.ask_original, timeout: self.timeout };
         let arrived = format!("a connection to {to} arrived at port {port}");
         match capture.run() {
             Ok(Arrival::Original) => self.add(family, Verdict::Passed, format!("{arrived}, with its original destination")),
@@ -340,12 +352,14 @@ pub(super) fn any_passed(checks: &[Check]) -> bool {
     checks.iter().any(|check| check.outcome == Verdict::Passed)
 }
 
-/// Fails if a try failed, or if none could be made because the pod cannot send anywhere.
-pub(super) fn judge(checks: &[Check]) -> Result<(), Failure> {
+/// Fails if a try failed, if none could be made because the pod cannot send anywhere, or if the kernel is one that could
+/// not be asked for everything.
+pub(super) fn judge(checks: &[Check], common: &Common) -> Result<(), Failure> {
     let first = |verdict| checks.iter().find(|check| check.outcome == verdict);
     let failed = first(Verdict::Failed).or_else(|| first(Verdict::Unreachable).filter(|_| !any_passed(checks)));
     match failed {
         Some(check) => Err(Failure::new(Code::Failed, format!("the probe failed: IPv{}: {}", check.family, check.said), None)),
-        None => Ok(()),
+        // Traffic arrives, and the proxy would hang.
+        None => session::check_release(common),
     }
 }

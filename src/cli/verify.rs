@@ -43,7 +43,7 @@ fn check(
     if !silent {
         super::print(&(probe::lines(&checks).join("\n") + "\n"))?;
     }
-    let judged = probe::judge(&checks);
+    let judged = probe::judge(&checks, common);
     report.probed(checks);
     // Rules that differ say more than traffic that therefore goes elsewhere.
     if code == Code::Done { judged.map(|()| code) } else { Ok(code) }

@@ -26,6 +26,11 @@ pub(in crate::cli) fn work(options: Options, common: &Common, show_rules: bool, 
     warn_of_settings(&options);
     let options = MeshOptions::Istio(Box::new(options));
     let MeshOptions::Istio(istio) = &options else { return Ok(()) };
+    // Validation asks for a connection's original destination, too.
+    let only_looks = istio.skip_rule_apply || istio.dry_run;
+    if if only_looks { istio.run_validation } else { !istio.cleanup_only } {
+        session::check_release(common)?;
+    }
     if istio.skip_rule_apply {
         let (plan, surroundings) = session::plan(&options, common, None)?;
         info!("no rules are installed, as --skip-rule-apply says");
@@ -136,7 +141,7 @@ fn validate(all: &MeshOptions, options: &Options, surroundings: &Surroundings, c
             for line in probe::lines(&checks) {
                 info!("{line}");
             }
-            probe::judge(&checks).map_err(|failure| invalid(failure.to_string()))?;
+            probe::judge(&checks, common).map_err(|failure| invalid(failure.to_string()))?;
             if !probe::any_passed(&checks) {
                 return Err(cannot(&not_the_proxy));
             }

@@ -41,7 +41,7 @@ pub enum Trouble {
         at: SocketAddr,
     },
     /// There was an answer, but none from the port.
-    #[error("a connection to {to} did not arrive at {at}: {errno}")]
+    #[error("what was sent to {to} did not arrive at {at}: {errno}")]
     Failed {
         /// The destination.
         to: SocketAddr,

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use clap::ArgMatches;
 use ipnet::IpNet;
-use nix::net::if_::if_indextoname;
 use nix::unistd::{getegid, geteuid};
 use serde::Serialize;
 
@@ -177,12 +176,12 @@ impl Tries<'_> {
         let family = rules.family;
         let own = (geteuid().as_raw(), getegid().as_raw());
         let pod = Pod::new(self.addresses.iter().map(|one| one.address).collect(), &self.plan.routing);
-        let tcp = packet(Protocol::TCP, own);
+        let mut tcp = packet(Protocol::TCP, own);
         let connect = self.connect.filter(|to| to.is_ipv4() == (family == Family::V4));
         let found = match connect {
             Some(to) => {
-                let tcp = Packet { device: device(&self.addresses, to.ip()), ..tcp };
-                match goes_to(&Layers::of_plan(rules), &pod, &tcp, to) {
+                tcp.device = device(&self.addresses, to.ip());
+                match goes_to(&Layers::of_plan(rules), &pod, &mut tcp, to) {
                     Ok(port) => Some(Captured { to, port }),
                     Err(instead) => {
                         self.add(
@@ -225,8 +224,9 @@ impl Tries<'_> {
         let family = rules.family;
         let to = SocketAddr::new(probe::passthrough(family), istio.iptables_probe_port);
         let from = probe::loopback(family);
-        let tcp = Packet { source: Some(from), ..packet(Protocol::TCP, (uid, gid)) };
-        if let Ok(port) = goes_to(&Layers::of_plan(rules), pod, &tcp, to) {
+        let mut tcp = packet(Protocol::TCP, (uid, gid));
+        tcp.source = Some(from);
+        if let Ok(port) = goes_to(&Layers::of_plan(rules), pod, &mut tcp, to) {
             self.connect(family, Some(from), Captured { to, port });
         }
     }
@@ -331,7 +331,7 @@ fn packet(protocol: Protocol, (uid, gid): (u32, u32)) -> Packet {
 fn device(addresses: &[Address], address: IpAddr) -> Option<String> {
     let source = probe::source_towards(address)?;
     let own = addresses.iter().find(|own| own.address == source)?;
-    if_indextoname(own.ifindex).ok()?.into_string().ok()
+    probe::device_name(own.ifindex)
 }
 
 /// The lines that say what was found.

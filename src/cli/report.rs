@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::check::{Checks, Verdict};
 use super::failure::{Code, Failure};
+use super::probe::Check;
 use crate::kernel::{Drift, Form, Outcome, Settled, Wanted};
 use crate::mesh::Mesh;
 use crate::ruleset::Family;
@@ -38,6 +39,9 @@ struct Content {
     warnings: Vec<String>,
     differences: Vec<String>,
     checks: Checks,
+    /// What `--probe` tried.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    probes: Vec<Check>,
     microseconds: u64,
 }
 
@@ -74,6 +78,7 @@ impl Report {
             warnings: Vec::new(),
             differences: Vec::new(),
             checks: Checks::default(),
+            probes: Vec::new(),
             microseconds: 0,
         };
         Report { began: Instant::now(), to: None, content }
@@ -120,6 +125,11 @@ impl Report {
     pub(super) fn compared(&mut self, drift: &[Drift]) {
         self.content.outcome = if drift.is_empty() { "in place" } else { "differs" };
         self.content.differences = drift.iter().map(ToString::to_string).collect();
+    }
+
+    /// Takes in what was tried.
+    pub(super) fn probed(&mut self, checks: Vec<Check>) {
+        self.content.probes = checks;
     }
 
     /// Writes the report. A run that went well has failed if its report cannot be written.

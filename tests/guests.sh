@@ -8,15 +8,18 @@
 # machine could do better: the same everywhere, and there are hosts whose /dev/kvm hangs.
 set -euo pipefail
 shopt -s inherit_errexit
-cd "$(dirname "$0")"
 PATH=$PATH:/usr/sbin:/sbin
 
 [[ $# -ge 3 ]] || {
     echo "usage: $0 MESH_INIT GUESTS FOLDER [SHAPE…]" >&2
     exit 2
 }
-mesh_init=$1 guests=$2 folder=$3
+mesh_init=$(realpath "$1")
+guests=$(realpath "$2")
+mkdir -p "$3"
+folder=$(realpath "$3")
 shift 3
+cd "$(dirname "$0")"
 # Seconds that a guest has from its first instruction to its last.
 readonly PATIENCE=180
 
@@ -33,40 +36,20 @@ cannot() {
 [[ $(uname -m) == x86_64 ]] || cannot "the guests are x86_64 machines, this one is $(uname -m)"
 ./setup.sh guests || cannot 'programs are missing, see above'
 
-mkdir -p "$folder"
-folder=$(realpath "$folder")
 work=$(mktemp -d "$folder/work.XXXXXX")
-guest_pids=()
+# The shapes of the guests that are at work, by process.
+declare -A running=()
 clean_up() {
-    # Only our own: they end by themselves when `timeout` gets the signal.
-    [[ ${#guest_pids[@]} -eq 0 ]] || kill "${guest_pids[@]}" 2>/dev/null || true
+    trap '' HUP INT TERM
+    # A guest ends with the `timeout` that it is started by.
+    [[ ${#running[@]} -eq 0 ]] || kill "${!running[@]}" 2>/dev/null || true
+    wait
     rm -rf "$work"
 }
 trap clean_up EXIT
 
-# Debian's newest kernel for virtual machines, as FOLDER/kernel/{vmlinuz,release,lib/modules/RELEASE}. Nothing is installed, and
-# the lists of packages are our own: those of the machine may be missing or older than what the servers still have.
-fetch_kernel() {
-    local apt=(apt-get -qq -o "Dir::State=$work/apt" -o "Dir::Cache=$work/apt" -o Acquire::Retries=2 -o APT::Sandbox::User=)
-    local package kernel=$work/kernel
-    mkdir -p "$work/apt/lists/partial" "$work/apt/archives/partial" "$work/package"
-    "${apt[@]}" update || return
-    package=$(apt-cache -o "Dir::State=$work/apt" -o "Dir::Cache=$work/apt" depends --no-recommends --no-suggests linux-image-cloud-amd64 |
-        awk '/Depends: linux-image-/ { print $2; exit }')
-    [[ -n $package ]] || return
-    printf 'guests: fetching %s\n' "$package"
-    (cd "$work/package" && "${apt[@]}" download "$package" && dpkg-deb -x ./*.deb .) || return
-    mkdir -p "$kernel/lib"
-    mv "$work"/package/boot/vmlinuz-* "$kernel/vmlinuz"
-    # Since Debian 13 the package has it there.
-    mv "$work"/package/lib/modules "$kernel/lib/" 2>/dev/null || mv "$work"/package/usr/lib/modules "$kernel/lib/"
-    ls "$kernel/lib/modules" >"$kernel/release"
-    find "$kernel/lib/modules" -name '*.ko.xz' -exec xz -d {} +
-    depmod -b "$kernel" "$(cat "$kernel/release")"
-    rm -rf "$folder/kernel"
-    mv "$kernel" "$folder/kernel"
-}
-[[ -s $folder/kernel/release ]] || fetch_kernel || cannot 'cannot fetch the package of linux-image-cloud-amd64 with apt-get'
+[[ -d $folder/kernel ]] || guests/kernel.sh "$folder/kernel" ||
+    cannot "apt-get cannot fetch Debian's kernel linux-image-cloud-amd64, see above"
 release=$(cat "$folder/kernel/release")
 
 pack() {
@@ -109,7 +92,7 @@ boot() {
     shape_files "$1" | cat "$work/common.cpio" - >"$work/$1.cpio"
     exec timeout -k 5 "$PATIENCE" qemu-system-x86_64 -M q35 -accel tcg -cpu max -m 384 -smp 1 -nodefaults -no-user-config -no-reboot \
         -display none -serial "file:$work/$1.console" -serial "file:$work/$1.results" -kernel "$folder/kernel/vmlinuz" \
-        -initrd "$work/$1.cpio" -append "console=ttyS0 quiet panic=-1 reboot=t $("$guests" parameters "$1")" </dev/null
+        -initrd "$work/$1.cpio" -append "console=ttyS0 loglevel=5 panic=-1 reboot=t $("$guests" parameters "$1")" </dev/null
 }
 
 mapfile -t known < <("$guests" shapes)
@@ -132,22 +115,19 @@ report() {
     printf -- '---\n'
 }
 
-running=()
-report_first() {
-    local code=0
-    wait "${guest_pids[0]}" || code=$?
-    report "${running[0]}" "$code"
-    running=("${running[@]:1}")
-    guest_pids=("${guest_pids[@]:1}")
+await_any() {
+    local pid code=0
+    wait -n -p pid "${!running[@]}" || code=$?
+    report "${running[$pid]}" "$code"
+    unset "running[$pid]"
 }
 for shape in "${shapes[@]}"; do
-    [[ ${#running[@]} -lt $(nproc) ]] || report_first
+    [[ ${#running[@]} -lt $(nproc) ]] || await_any
     boot "$shape" &
-    guest_pids+=($!)
-    running+=("$shape")
+    running[$!]=$shape
 done
 while [[ ${#running[@]} -gt 0 ]]; do
-    report_first
+    await_any
 done
 
 [[ ${#failed[@]} -eq 0 ]] || {

@@ -1,108 +1,171 @@
 //! What is looked at in a guest, a line each: `ok`, or `FAIL` and what came instead.
 
+use std::fs;
+use std::net::SocketAddr;
+
 use super::common::namespace::{Namespace, Network, run as output_of};
 use super::common::traffic::{APP, ISTIO_PROXY, LINKERD_PROXY, Servers, Who, at};
-use super::common::{Family, Privilege};
+use super::common::{Family, Outcome, Privilege};
 use super::shapes::{Pod, Shape, Verdict};
 
 /// Nobody's business but the application's.
 const PORT: u16 = 8080;
+
+/// Istio's resolver in the pod.
+const DNS: u16 = 15053;
+
+/// Where Kubernetes puts a file for a container's last words.
+const TERMINATION_LOG: &str = "/dev/termination-log";
 
 /// A mesh's ports and its proxy's user.
 struct Mesh {
     outgoing: u16,
     incoming: u16,
     proxy: Who,
+    drop_in: &'static str,
 }
 
-const ISTIO: Mesh = Mesh { outgoing: 15001, incoming: 15006, proxy: ISTIO_PROXY };
-const LINKERD: Mesh = Mesh { outgoing: 4140, incoming: 4143, proxy: LINKERD_PROXY };
+const ISTIO: Mesh = Mesh { outgoing: 15001, incoming: 15006, proxy: ISTIO_PROXY, drop_in: "istio-iptables" };
+const LINKERD: Mesh = Mesh { outgoing: 4140, incoming: 4143, proxy: LINKERD_PROXY, drop_in: "linkerd2-proxy-init" };
 
-/// Counts, and writes down.
+/// Writes down, and counts.
+#[derive(Default)]
 struct Results {
-    shape: &'static str,
-    pod: String,
     checks: usize,
     failures: usize,
 }
 
 impl Results {
-    fn tell(&mut self, what: &str, found: &str, right: bool) {
-        let word = if right { "ok  " } else { "FAIL" };
-        println!("{word} {}: {}: {what}: {found}", self.shape, self.pod);
+    /// One check; `wanted` is told where it went wrong.
+    fn tell(&mut self, right: bool, what: &str, found: &str, wanted: &str) {
         self.checks += 1;
-        self.failures += usize::from(!right);
+        if right {
+            println!("ok   {what}: {found}");
+        } else {
+            self.failures += 1;
+            println!("FAIL {what}: {found}; expected: {wanted}");
+        }
     }
 }
 
 /// Every pod of the table. The first one is the guest's own network namespace, which in Kata all containers share; the
 /// others are new.
 pub(crate) fn run(shape: &'static Shape) {
-    let mut results = Results { shape: shape.name, pod: String::new(), checks: 0, failures: 0 };
+    let mut results = Results::default();
     for (index, pod) in shape.pods.iter().enumerate() {
-        let namespace = if index == 0 { Namespace::of_process(1) } else { Namespace::new() };
-        let stacks = pod.addresses.iter().map(|family| family.digit()).collect::<Vec<_>>().join("+");
-        results.pod = format!("IPv{stacks}, {}", pod.words.join(" "));
-        check(&mut results, pod, namespace);
+        let (namespace, which) =
+            if index == 0 { (Namespace::of_process(1), "the first namespace") } else { (Namespace::new(), "a new namespace") };
+        let addresses: Vec<&str> = pod.addresses.iter().map(|family| family.digit()).collect();
+        let words: Vec<String> = pod.words.iter().map(|word| if word.is_empty() { "''".to_owned() } else { (*word).to_owned() }).collect();
+        println!("== {}: {which}, IPv{}: {}", shape.name, addresses.join(" and IPv"), words.join(" "));
+        check(&mut results, pod, &Network::of(namespace, pod.addresses));
     }
-    println!("end: {} checks, {} failed", results.checks, results.failures);
+    println!("end: {}: {} checks, {} failed", shape.name, results.checks, results.failures);
 }
 
-fn check(results: &mut Results, pod: &Pod, namespace: Namespace) {
-    let network = Network::of(namespace, pod.addresses);
+fn check(results: &mut Results, pod: &Pod, network: &Network) {
     let mesh = if pod.words[0] == "istio" { ISTIO } else { LINKERD };
+    let run = |verb: &[&str]| network.pod.mesh_init(&[verb, pod.words].concat()).env("MESH_INIT_BACKEND", "auto").run();
     check_privileges(results, &network.pod);
-    verb(results, &network.pod, "apply", &[], pod.words, &pod.apply);
-    verb(results, &network.pod, "verify", &[], pod.words, &pod.verify);
+
+    fs::write(TERMINATION_LOG, "").unwrap();
+    let applied = run(&["apply"]);
+    verdict(results, "apply", &applied, &pod.apply);
+    check_last_words(results, &applied);
+    if pod.apply.0 == 0 {
+        verdict(results, "apply again", &run(&["apply"]), &Verdict(0, &["already in place"]));
+    }
+    let drop_in = network.pod.mesh_init(&pod.words[1..]).called(mesh.drop_in).env("MESH_INIT_BACKEND", "auto").run();
+    let of_drop_in = if pod.apply.0 == 0 { Verdict(0, &["already in place", "COMMIT"]) } else { Verdict(1, pod.apply.1) };
+    verdict(results, mesh.drop_in, &drop_in, &of_drop_in);
+    verdict(results, "verify", &run(&["verify"]), &pod.verify);
     {
         let _outside = Servers::tcp(&network.outside, &[PORT]);
-        let _inside = Servers::tcp(&network.pod, &[PORT, mesh.outgoing, mesh.incoming]);
-        for &family in pod.addresses {
-            check_connections(results, &network, &mesh, family, pod.captured.contains(&family));
-        }
-        verb(results, &network.pod, "remove", &[], &pod.words[..1], &Verdict(0, &[]));
-        for &family in pod.addresses {
-            check_connections(results, &network, &mesh, family, false);
-        }
+        let _app = Servers::tcp(&network.pod, &[PORT]);
+        let far: Vec<SocketAddr> = pod.addresses.iter().map(|family| at(of(*family, Network::FAR), 53)).collect();
+        let own: Vec<SocketAddr> = pod.addresses.iter().map(|family| at(of(*family, ["127.0.0.1", "::1"]), DNS)).collect();
+        let _far_dns = Servers::udp(&network.outside, (0, 0), &far);
+        let _dns = Servers::udp(&network.pod, mesh.proxy, &own);
+        let _proxy = Servers::transparent(&network.pod, mesh.proxy, &[mesh.outgoing, mesh.incoming]);
+        check_connections(results, network, &mesh, pod, true);
+        let removed = network.pod.mesh_init(&["remove", pod.words[0]]).run();
+        verdict(results, "remove", &removed, if pod.apply.0 == 0 { &Verdict(0, &["are removed"]) } else { &Verdict(0, &["nothing of"]) });
+        check_connections(results, network, &mesh, pod, false);
     }
+    // With it goes its other end.
     network.pod.ip(&["link del eth0"]);
 }
 
-/// What a process that is started as mesh-init is started may do.
+/// What a process may do that is started as mesh-init is.
 fn check_privileges(results: &mut Results, pod: &Namespace) {
     let status = output_of(pod.command("setpriv").args(Privilege::NetAdmin.setpriv()).args(["cat", "/proc/self/status"]));
-    let value = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim().to_owned();
-    let found = ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:", "NoNewPrivs:"].map(value);
-    let net_admin = "0000000000001000";
-    let none = "0000000000000000";
-    results.tell("privileges", &found.join(" "), found == [none, net_admin, net_admin, net_admin, none, "1"]);
+    let found: Vec<&str> = status.lines().filter(|line| line.starts_with("Cap") || line.starts_with("NoNewPrivs")).collect();
+    let found = found.join(" ").replace('\t', "");
+    let net_admin_alone = "CapInh:0000000000000000 CapPrm:0000000000001000 CapEff:0000000000001000 CapBnd:0000000000001000 \
+                           CapAmb:0000000000000000 NoNewPrivs:1";
+    results.tell(found == net_admin_alone, "privileges", &found, net_admin_alone);
 }
 
-fn verb(results: &mut Results, pod: &Namespace, verb: &str, options: &[&str], words: &[&str], Verdict(code, wanted): &Verdict) {
-    let outcome = pod.mesh_init(&[&[verb], words, options].concat()).env("MESH_INIT_BACKEND", "auto").run();
+fn verdict(results: &mut Results, what: &str, outcome: &Outcome, Verdict(code, words): &Verdict) {
     let text = outcome.text();
-    let right = outcome.code == *code && wanted.iter().all(|word| text.contains(word));
-    let found = format!("{}: {}", outcome.code, text.trim_end().replace('\n', " | "));
-    results.tell(&[&[verb], options].concat().join(" "), &found, right);
+    let right = outcome.code == *code && words.iter().all(|word| text.contains(word));
+    let found = text.trim_end().replace('\n', " | ");
+    // What a success prints besides is seen elsewhere.
+    let found = if right && found.len() > 400 { format!("{}…", found.chars().take(400).collect::<String>()) } else { found };
+    results.tell(right, what, &format!("{}: {found}", outcome.code), &format!("{code}, {words:?}"));
 }
 
-/// Where connections of one family come out: the application's outgoing one, one from outside, and the proxy's own.
-fn check_connections(results: &mut Results, network: &Network, mesh: &Mesh, family: Family, captured: bool) {
-    let of = |addresses: [&str; 2]| at(addresses[usize::from(family == Family::V6)], PORT);
-    let (far, own) = (of(Network::FAR), of(Network::POD));
-    let connections = [
-        ("the application's connection", &network.pod, APP, far, captured.then_some(mesh.outgoing)),
-        ("a connection from outside", &network.outside, APP, own, captured.then_some(mesh.incoming)),
-        ("the proxy's connection", &network.pod, mesh.proxy, far, None),
-    ];
-    for (what, from, who, to, proxy) in connections {
-        let (found, right) = match from.connect(who, to) {
-            Ok(seen) => {
-                let original = seen.original.map_or_else(String::new, |original| format!(", original destination {original}"));
-                (format!("port {}{original}", seen.port), (seen.port, seen.original) == (proxy.unwrap_or(PORT), proxy.map(|_| to)))
-            }
-            Err(error) => (error.to_string(), false),
-        };
-        results.tell(&format!("{what} to {to}"), &found, right);
+/// What stands in the termination log: nothing, or the line that ended the run.
+fn check_last_words(results: &mut Results, outcome: &Outcome) {
+    let last_words = fs::read_to_string(TERMINATION_LOG).unwrap();
+    let last_words = last_words.trim_end();
+    let lines = outcome.lines();
+    let expected = if outcome.code == 0 { "" } else { lines.last().map_or("", |line| line.trim_start_matches("mesh-init: error: ")) };
+    let right = if outcome.code == 0 { last_words.is_empty() } else { !last_words.is_empty() && last_words.ends_with(expected) };
+    results.tell(right, "termination log", if last_words.is_empty() { "empty" } else { "the error" }, expected);
+}
+
+/// Where connections come out: the application's outgoing one, one from outside, and the proxy's own; and its question to
+/// a DNS server, if that is to be captured.
+fn check_connections(results: &mut Results, network: &Network, mesh: &Mesh, pod: &Pod, installed: bool) {
+    for family in pod.addresses {
+        let captured = installed && pod.captured.contains(family);
+        let (far, own) = (at(of(*family, Network::FAR), PORT), at(of(*family, Network::POD), PORT));
+        // What TPROXY gives to the proxy still has its destination.
+        let incoming = if pod.words.contains(&"TPROXY") { (mesh.incoming, None) } else { (mesh.incoming, Some(own)) };
+        let connections = [
+            ("the application's connection", &network.pod, APP, far, (mesh.outgoing, Some(far))),
+            ("a connection from outside", &network.outside, APP, own, incoming),
+        ];
+        for (what, from, who, to, by_proxy) in connections {
+            let expected = if captured { by_proxy } else { (PORT, None) };
+            connection(results, &format!("{what} to {to}"), from, who, to, expected);
+        }
+        connection(results, &format!("the proxy's connection to {far}"), &network.pod, mesh.proxy, far, (PORT, None));
+        if pod.words.contains(&"--redirect-dns") {
+            let server = SocketAddr::new(far.ip(), 53);
+            let expected = if captured { DNS } else { 53 };
+            // An answer counts only if it comes from the address that was asked.
+            let (found, right) = match network.pod.ask(APP, server) {
+                Ok(seen) => (format!("port {}", seen.port), seen.port == expected),
+                Err(error) => (error.to_string(), false),
+            };
+            results.tell(right, &format!("the application's question to {server}"), &found, &format!("port {expected}"));
+        }
     }
+}
+
+/// The one of two addresses that is of a family.
+fn of(family: Family, addresses: [&'static str; 2]) -> &'static str {
+    addresses[usize::from(family == Family::V6)]
+}
+
+/// Connects, and sees which port is reached and where the connection had been going.
+fn connection(results: &mut Results, what: &str, from: &Namespace, who: Who, to: SocketAddr, expected: (u16, Option<SocketAddr>)) {
+    let words = |(port, original): (u16, Option<SocketAddr>)| {
+        format!("port {port}{}", original.map_or_else(String::new, |original| format!(", original destination {original}")))
+    };
+    let found = from.connect(who, to).map(|seen| (seen.port, seen.original));
+    let text = found.map_or_else(|error| error.to_string(), words);
+    results.tell(found == Ok(expected), what, &text, &words(expected));
 }

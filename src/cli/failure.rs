@@ -21,6 +21,8 @@ pub(super) enum Code {
     Usage = 2,
     /// The kernel differs from the plan.
     Differs = 3,
+    /// Preflight says that it cannot work.
+    CannotWork = 4,
     /// CAP_NET_ADMIN is missing.
     NoCapability = 10,
     /// The kernel refuses because of a user namespace.
@@ -31,6 +33,8 @@ pub(super) enum Code {
     NoFeature = 13,
     /// Other programs kept changing the rules.
     Contended = 14,
+    /// On this kernel SO_ORIGINAL_DST deadlocks.
+    Deadlock = 15,
     /// `--run-validation` failed, with istio-iptables' own code for it.
     Invalid = 126,
 }
@@ -40,12 +44,26 @@ pub(super) enum Code {
 pub(super) struct Failure {
     pub(super) code: Code,
     message: String,
+    hint: Option<String>,
 }
 
 impl Failure {
     pub(super) fn new(code: Code, message: impl Into<String>, hint: Option<String>) -> Failure {
-        let message = message.into();
-        Failure { code, message: hint.map_or(message.clone(), |hint| format!("{message}; {hint}")) }
+        Failure { code, message: message.into(), hint }
+    }
+
+    /// What failed and why, and what to do about it.
+    pub(super) fn into_parts(self) -> (String, Option<String>) {
+        (self.message, self.hint)
+    }
+
+    /// What an error of the kernel's comes to.
+    pub(super) fn of_kernel(error: &kernel::Error) -> Failure {
+        let code = match error.root() {
+            root if root.is_denied() => return denied(error),
+            root => code_of(root),
+        };
+        Failure::new(code, error.to_string(), error.hint())
     }
 
     /// The same failure, of what `subject` names.
@@ -61,7 +79,8 @@ impl Failure {
 /// Always one line.
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message.replace('\n', " "))
+        f.write_str(&self.message.replace('\n', " "))?;
+        self.hint.as_ref().map_or(Ok(()), |hint| write!(f, "; {hint}"))
     }
 }
 
@@ -80,6 +99,7 @@ impl From<host::Error> for Failure {
         let code = match &error {
             host::Error::NetAdmin(_) => Code::NoCapability,
             host::Error::ForeignNamespace(_) => Code::UserNamespace,
+            host::Error::Deadlock { .. } => Code::Deadlock,
             _ => Code::Failed,
         };
         Failure::new(code, error.to_string(), error.hint())
@@ -88,11 +108,7 @@ impl From<host::Error> for Failure {
 
 impl From<kernel::Error> for Failure {
     fn from(error: kernel::Error) -> Failure {
-        let code = match error.root() {
-            root if root.is_denied() => return denied(&error),
-            root => code_of(root),
-        };
-        Failure::new(code, error.to_string(), error.hint())
+        Failure::of_kernel(&error)
     }
 }
 
@@ -126,8 +142,8 @@ fn code_of(error: &kernel::Error) -> Code {
 /// EPERM: without the capability the reason is on our side, with it on the namespace's.
 fn denied(error: &kernel::Error) -> Failure {
     if let Err(missing) = capability::raise_net_admin() {
-        let Failure { code, message } = missing.into();
-        return Failure::new(code, format!("{error}: {message}"), None);
+        let Failure { code, message, hint } = missing.into();
+        return Failure::new(code, format!("{error}: {message}"), hint);
     }
     #[cfg(feature = "iptables-command")]
     if matches!(error.root(), kernel::Error::Program(program) if program.reason() == Reason::DeniedLegacy) && !capability::has_net_raw() {

@@ -34,8 +34,21 @@ pub(super) const REPORT_OPTIONS: &[Flag] = &[Flag {
     help: "Write what was found and done as JSON into this file, or - for stdout",
 }];
 
+/// What `preflight` takes besides.
+pub(super) const PREFLIGHT_OPTIONS: &[Flag] = &[
+    Flag { long: "format", short: None, kind: Kind::Value, env: &[], default: "text", help: "text or json" },
+    Flag {
+        long: "registry",
+        short: None,
+        kind: Kind::Value,
+        env: &["MESH_INIT_REGISTRY"],
+        default: "",
+        help: "HOST:PORT from where images are pulled inside a Kata guest",
+    },
+];
+
 /// The tables of flags of the own command line.
-pub(super) const OWN_TABLES: [&[Flag]; 5] = [OPTIONS, DUMP_OPTIONS, REPORT_OPTIONS, istio::FLAGS, linkerd::FLAGS];
+pub(super) const OWN_TABLES: [&[Flag]; 6] = [OPTIONS, DUMP_OPTIONS, REPORT_OPTIONS, PREFLIGHT_OPTIONS, istio::FLAGS, linkerd::FLAGS];
 
 /// The flags of a mesh's original tool.
 pub(super) fn mesh_flags(mesh: Mesh) -> &'static [Flag] {
@@ -57,13 +70,18 @@ pub(super) fn own(arguments: &[OsString]) -> Command {
         .after_help(
             "Drop-in for istio-iptables as `mesh-init istio-iptables FLAGS`, and under the program names istio-iptables and pilot-agent.\n\
              Drop-in for linkerd2-proxy-init as `mesh-init FLAGS`, and under the program names linkerd2-proxy-init and proxy-init.\n\
-             Exit codes: 0 done, 1 failed, 2 usage, 3 the kernel differs from the plan, 10 CAP_NET_ADMIN missing, 11 refused in a user\n\
-             namespace, 12 no packet filter, 13 kernel feature missing, 14 rules kept changing. Drop-ins have the originals' codes.",
+             Exit codes: 0 done, 1 failed, 2 usage, 3 the kernel differs from the plan, 4 preflight found a blocker, 10 CAP_NET_ADMIN\n\
+             missing, 11 refused in a user namespace, 12 no packet filter, 13 kernel feature missing, 14 rules kept changing, 15 a kernel on\n\
+             which the proxy would hang. Drop-ins have the originals' codes.",
         )
         .subcommand_required(true)
         .disable_help_subcommand(true)
         .subcommand(reporting(verb("apply", "Plan the rules, install them, read them back and verify them", true)))
         .subcommand(reporting(verb("verify", "Compare what the kernel holds with the plan; exit code 3 if it differs", true)))
+        .subcommand(
+            verb("preflight", "Tell whether this pod, kernel and user can do it, and change nothing; exit code 4 if not", false)
+                .args(PREFLIGHT_OPTIONS.iter().map(|option| flags::argument(option, described).global(true))),
+        )
         .subcommand(verb(
             "remove",
             "Take the mesh's rules out, mesh-init's and the original tool's, and nothing else; both meshes' by default (flags are taken and not looked at)",
@@ -131,7 +149,9 @@ pub(super) fn answer(
             let _ = error.print();
             ExitCode::SUCCESS
         }
-        ErrorKind::MissingSubcommand => refuse("a verb or a mesh is missing: mesh-init apply|verify|remove|dump istio|linkerd; see --help"),
+        ErrorKind::MissingSubcommand => {
+            refuse("a verb or a mesh is missing: mesh-init apply|verify|preflight|remove|dump istio|linkerd; see --help")
+        }
         _ => refuse(&flags::one_line(error, arguments, tables)),
     }
 }

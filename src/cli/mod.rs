@@ -4,6 +4,7 @@
 //! tools' names it takes their arguments, logs as they do and ends with their exit codes.
 
 mod apply;
+mod check;
 mod dialect;
 mod dropin;
 mod dump;
@@ -12,6 +13,7 @@ mod flags;
 mod help;
 mod log;
 mod options;
+mod preflight;
 mod remove;
 mod report;
 mod session;
@@ -60,6 +62,7 @@ fn own(arguments: &[OsString]) -> ExitCode {
         ("apply", Some(mesh)) => apply::run(mesh, matches, &common, &session::environment),
         ("verify", Some(mesh)) => verify::run(mesh, matches, &common, &session::environment),
         ("dump", mesh) => dump::run(mesh, matches, &common, &session::environment),
+        ("preflight", mesh) => preflight::run(mesh, matches, &common, &session::environment),
         ("remove", mesh) => remove::run(mesh, &common),
         _ => Err(Failure::usage("a mesh is missing: istio or linkerd; see --help")),
     };

@@ -35,6 +35,13 @@ pub(super) const OPTIONS: &[Flag] = &[
     option("netns", Kind::Value, &["MESH_INIT_NETNS"], "", "Work in the network namespace at this path (needs CAP_SYS_ADMIN)"),
     option("pod-ip", Kind::List, &["MESH_INIT_POD_IP"], "", "Plan for these local addresses instead of the kernel's"),
     option("dns-server", Kind::List, &["MESH_INIT_DNS_SERVER"], "", "Plan for these DNS servers instead of those in /etc/resolv.conf"),
+    option(
+        "trust-upstream-fixes",
+        Kind::Switch,
+        &["MESH_INIT_TRUST_UPSTREAM_FIXES"],
+        "false",
+        "Work on kernels 4.14.23 to 4.14.40, too, which documents say to deadlock",
+    ),
     option("group-file", Kind::Value, &["MESH_INIT_GROUP_FILE"], "/etc/group", "Look groups up in this file"),
 ];
 
@@ -51,6 +58,8 @@ pub(super) struct Common {
     pub(super) netns: Option<PathBuf>,
     pub(super) pod_ips: Option<Vec<IpAddr>>,
     dns_servers: Option<Vec<IpAddr>>,
+    /// Whether a kernel whose fault is only said to be there is taken to be without it.
+    pub(super) trusts_upstream_fixes: bool,
     group_file: PathBuf,
 }
 
@@ -86,6 +95,7 @@ impl Common {
             netns: path(&given.get("netns")),
             pod_ips: addresses(&given.get("pod-ip"))?,
             dns_servers: addresses(&given.get("dns-server"))?,
+            trusts_upstream_fixes: given.get("trust-upstream-fixes").switch()?,
             group_file: PathBuf::from(given.get("group-file").text),
         })
     }

@@ -6,10 +6,12 @@ use tracing::{debug, info, warn};
 use super::failure::Failure;
 use super::options::{Common, HAS_PROGRAMS};
 use super::{flags, help};
+use crate::host::machine::Machine;
 use crate::host::{Surroundings, capability, namespace};
 use crate::kernel::legacy::Legacy;
 use crate::kernel::nftables::Nftables;
 use crate::kernel::{self, Backend, BackendName, Choice, Kernel, Programs, Settled, Wanted};
+use crate::mesh::flag::Given;
 use crate::mesh::{self, IptablesMode, Mesh, Needs, Plan, istio, linkerd};
 use crate::ruleset::Ruleset;
 
@@ -30,11 +32,21 @@ pub(super) enum MeshOptions {
 
 impl MeshOptions {
     pub(super) fn read(mesh: Mesh, matches: &ArgMatches, environment: Environment<'_>) -> Result<MeshOptions, mesh::Error> {
-        let given = flags::read(help::mesh_flags(mesh), matches, environment);
+        MeshOptions::new(mesh, &flags::read(help::mesh_flags(mesh), matches, environment))
+    }
+
+    pub(super) fn new(mesh: Mesh, given: &Given<'_>) -> Result<MeshOptions, mesh::Error> {
         Ok(match mesh {
-            Mesh::Istio => MeshOptions::Istio(Box::new(istio::Options::new(&given)?)),
-            Mesh::Linkerd => MeshOptions::Linkerd(Box::new(linkerd::Options::new(&given)?)),
+            Mesh::Istio => MeshOptions::Istio(Box::new(istio::Options::new(given)?)),
+            Mesh::Linkerd => MeshOptions::Linkerd(Box::new(linkerd::Options::new(given)?)),
         })
+    }
+
+    pub(super) fn mesh(&self) -> Mesh {
+        match self {
+            MeshOptions::Istio(_) => Mesh::Istio,
+            MeshOptions::Linkerd(_) => Mesh::Linkerd,
+        }
     }
 
     /// The backend that the flags ask for: one that they prefer, or programs of the distribution and nothing else.
@@ -81,6 +93,12 @@ pub(super) fn enter_namespace(common: &Common) -> Result<(), Failure> {
     }
 }
 
+/// Refuses a kernel on which the proxy would hang. Comes before anything that redirects a connection to it, or that asks
+/// where one was to go.
+pub(super) fn check_release(common: &Common) -> Result<(), Failure> {
+    Ok(Machine::default().check_release(common.trusts_upstream_fixes)?)
+}
+
 /// Looks at the machine and plans. Needs no capability: the kernel, `kernel` if one is open already, is asked for the
 /// local addresses only. The plan's warnings are logged.
 pub(super) fn plan(options: &MeshOptions, common: &Common, kernel: Option<&mut Kernel>) -> Result<(Plan, Surroundings), Failure> {
@@ -102,6 +120,11 @@ pub(super) fn plan(options: &MeshOptions, common: &Common, kernel: Option<&mut K
 /// The kernel, with CAP_NET_ADMIN as the only capability left, but for what programs need that are to be started.
 pub(super) fn open_kernel(common: &Common, choice: Choice) -> Result<Kernel, Failure> {
     capability::raise_net_admin()?;
+    kernel_as_permitted(common, choice)
+}
+
+/// The kernel, with what privileges there are.
+pub(super) fn kernel_as_permitted(common: &Common, choice: Choice) -> Result<Kernel, Failure> {
     let deadline = common.deadline();
     let mut backends: Vec<Box<dyn Backend>> = Vec::new();
     match choice.only() {

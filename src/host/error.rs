@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use nix::errno::Errno;
 
+use super::kernel_release::Deadlock;
 use super::missing_capability::MissingNetAdmin;
 use super::user_namespace::ForeignNamespace;
 
@@ -33,6 +34,14 @@ pub enum Error {
     /// The kernel refuses although `CAP_NET_ADMIN` is effective.
     #[error("the kernel refuses CAP_NET_ADMIN: {0}")]
     ForeignNamespace(ForeignNamespace),
+    /// The proxy would hang on this kernel.
+    #[error("kernel {release}: {why}")]
+    Deadlock {
+        /// The release.
+        release: String,
+        /// The fault.
+        why: Deadlock,
+    },
     /// The capabilities could not be read or changed.
     #[error("cannot {doing}: {reason}")]
     Capabilities {
@@ -108,6 +117,7 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Error::NetAdmin(missing) => missing.hint().map(str::to_owned),
+            Error::Deadlock { why, .. } => Some(why.hint()),
             Error::ForeignNamespace(foreign) => Some(foreign.hint().to_owned()),
             Error::NoSuchNamespace { .. } | Error::NotANamespace { .. } | Error::NotANetworkNamespace { .. } => {
                 Some("pass the file of a network namespace, such as /run/netns/NAME or /proc/PID/ns/net".to_owned())

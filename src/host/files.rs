@@ -12,6 +12,12 @@ pub const LIMIT: u64 = 1024 * 1024;
 /// The text of the file at `path`. Bytes that are not UTF-8 are replaced, since a stray one in a comment is no reason
 /// to fail.
 pub fn read_text(path: &Path) -> Result<String, Error> {
+    let bytes = read(path)?;
+    Ok(String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
+}
+
+/// What the file at `path` holds.
+pub fn read(path: &Path) -> Result<Vec<u8>, Error> {
     let read = || {
         // Room for most such files, so that one is read in one go.
         let mut bytes = Vec::with_capacity(4096);
@@ -22,7 +28,7 @@ pub fn read_text(path: &Path) -> Result<String, Error> {
     if bytes.len() as u64 > LIMIT {
         return Err(Error::FileTooLong { path: path.to_owned(), limit: LIMIT });
     }
-    Ok(String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
+    Ok(bytes)
 }
 
 #[cfg(test)]

@@ -4,6 +4,11 @@
 pub mod capability;
 mod error;
 pub mod files;
+mod gzip;
+pub mod kata;
+pub mod kernel_config;
+pub mod kernel_release;
+pub mod machine;
 pub mod missing_capability;
 pub mod namespace;
 pub mod probe;

@@ -19,6 +19,11 @@ pub fn set_close_wait_timeout(seconds: u32) -> Result<u32, Error> {
     set(Path::new(ROOT), CLOSE_WAIT, seconds)
 }
 
+/// Whether [`set_close_wait_timeout`] would succeed, as far as that can be told without setting anything.
+pub fn check_close_wait_timeout(seconds: u32) -> Result<(), Error> {
+    check(Path::new(ROOT), CLOSE_WAIT, seconds)
+}
+
 fn file(root: &Path, name: &str) -> PathBuf {
     root.join(name.replace('.', "/"))
 }
@@ -31,14 +36,22 @@ fn read(root: &Path, name: &'static str) -> Result<u32, Error> {
 fn set(root: &Path, name: &'static str, value: u32) -> Result<u32, Error> {
     let before = read(root, name)?;
     if before != value {
-        // Not created: what is not there cannot be set.
-        std::fs::OpenOptions::new()
-            .write(true)
-            .open(file(root, name))
-            .and_then(|mut open| io::Write::write_all(&mut open, value.to_string().as_bytes()))
-            .map_err(|source| Error::Sysctl { doing: format!("write {value} to"), name, source })?;
+        let written = writable(root, name).and_then(|mut open| io::Write::write_all(&mut open, value.to_string().as_bytes()));
+        written.map_err(|source| Error::Sysctl { doing: format!("write {value} to"), name, source })?;
     }
     Ok(before)
+}
+
+fn check(root: &Path, name: &'static str, value: u32) -> Result<(), Error> {
+    if read(root, name)? != value {
+        writable(root, name).map_err(|source| Error::Sysctl { doing: format!("write {value} to"), name, source })?;
+    }
+    Ok(())
+}
+
+/// Not created: what is not there cannot be set.
+fn writable(root: &Path, name: &str) -> io::Result<std::fs::File> {
+    std::fs::OpenOptions::new().write(true).open(file(root, name))
 }
 
 /// What to do about a setting that cannot be read or written.

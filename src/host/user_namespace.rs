@@ -39,6 +39,17 @@ impl ForeignNamespace {
     }
 }
 
+/// Whether `map`, in the form of `/proc/PID/uid_map`, has a user of the number `id`: nobody can be another user.
+pub fn is_mapped(map: &str, id: u32) -> bool {
+    map.lines().any(|line| {
+        let mut fields = line.split_whitespace().map(str::parse::<u64>);
+        match (fields.next(), fields.next(), fields.next()) {
+            (Some(Ok(first)), Some(Ok(_)), Some(Ok(count))) => (first..first.saturating_add(count)).contains(&u64::from(id)),
+            _ => false,
+        }
+    })
+}
+
 /// Whether `map`, in the form of `/proc/PID/uid_map`, changes no user's number: the initial user namespace's does not.
 fn is_identity(map: &str) -> bool {
     let fields: Vec<&str> = map.split_whitespace().collect();
@@ -78,6 +89,18 @@ mod tests {
         assert!(is_identity("         0          0 4294967295\n"));
         for map in ["", "0 1000 1\n", "0 100000 65536\n", "0 0 65536\n", "0 0 4294967295\n1 1 1\n"] {
             assert!(!is_identity(map), "{map:?}");
+        }
+    }
+
+    #[test]
+    fn users_are_mapped_line_by_line() {
+        let pod = "0 100000 65536\n70000 200000 2\n";
+        for (id, expected) in [(0, true), (1337, true), (65535, true), (65536, false), (70001, true), (70002, false), (u32::MAX, false)] {
+            assert_eq!(is_mapped(pod, id), expected, "{id}");
+        }
+        assert!(is_mapped("0 0 4294967295\n", u32::MAX - 1));
+        for map in ["", "x y z\n", "0 0\n"] {
+            assert!(!is_mapped(map, 0), "{map:?}");
         }
     }
 

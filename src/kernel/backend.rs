@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::Error;
+use crate::host::kernel_config::KernelConfig;
 use crate::ruleset::{Difference, Family, Mesh, NftTable, Ownership, Ruleset, TableName, compare, equivalent, native, owner};
 
 /// A way of putting rules into the kernel.
@@ -237,6 +238,49 @@ pub(super) fn rehearsed(plans: &[Ruleset], probe: impl FnMut(&Ruleset) -> Result
     if refusals.is_empty() { Ok(()) } else { Err(WriteError::Refused(refusals)) }
 }
 
+/// What a packet filter would do with a family's rules.
+#[derive(Debug)]
+pub enum Finding {
+    /// It takes them, as far as it can be asked.
+    Takes(Unasked),
+    /// It does not.
+    Refuses(Error),
+}
+
+/// How something may be found out.
+#[derive(Clone, Copy, Debug)]
+pub struct Means<'a> {
+    /// A kernel that checks rules before it refuses them for another reason may be given them.
+    pub may_try: bool,
+    /// What the kernel was built with, where that is known.
+    pub config: Option<&'a KernelConfig>,
+}
+
+/// What was not asked, since asking would change something.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unasked {
+    /// Tables that the namespace does not have so far.
+    pub tables: Vec<Need>,
+    /// Whether the kernel was not given the rules to be checked.
+    pub untried: bool,
+}
+
+/// Something that a packet filter needs to have for a plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Need {
+    /// What it is called.
+    pub name: String,
+    /// The options of the kernel's configuration that bring it.
+    pub option: String,
+}
+
+/// `redir (CONFIG_NFT_REDIR)`
+impl std::fmt::Display for Need {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ({})", self.name, self.option)
+    }
+}
+
 /// A packet filter of the network namespace that the thread is in.
 pub trait Backend {
     /// Which one.
@@ -267,6 +311,25 @@ pub trait Backend {
 
     /// Whether the kernel would take these plans, without anything being changed but what it makes when it is asked.
     fn rehearse(&mut self, mesh: Mesh, plans: &[Ruleset]) -> Result<(), WriteError>;
+
+    /// What the packet filter would do with each plan, found out without anything being made or changed.
+    fn survey(&mut self, mesh: Mesh, plans: &[Ruleset], _means: &Means<'_>) -> Result<Vec<Finding>, Error> {
+        let mut refusals = match self.rehearse(mesh, plans) {
+            Ok(()) => Vec::new(),
+            Err(WriteError::Refused(refusals)) => refusals,
+            Err(WriteError::Failed(error)) => return Err(error),
+        };
+        let finding = |plan: &Ruleset| match refusals.iter().position(|(family, _)| *family == plan.family) {
+            Some(at) => Finding::Refuses(refusals.swap_remove(at).1),
+            None => Finding::Takes(Unasked::default()),
+        };
+        Ok(plans.iter().map(finding).collect())
+    }
+
+    /// What it needs to have for a plan.
+    fn needs(&self, _plan: &Ruleset) -> Vec<Need> {
+        Vec::new()
+    }
 
     /// Whether nobody has written since this backend has, as far as its last reading tells.
     fn is_undisturbed(&self) -> bool {

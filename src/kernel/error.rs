@@ -156,7 +156,7 @@ pub enum NftCause {
         /// What.
         feature: String,
         /// The kernel options that bring it.
-        option: &'static str,
+        option: String,
         /// How the kernel said so.
         errno: Errno,
     },
@@ -276,6 +276,23 @@ impl Error {
         }
     }
 
+    /// Adds what `other` finds missing in nf_tables to what this error says is missing there.
+    pub(super) fn add_missing(&mut self, other: Error) {
+        let (
+            Error::Nftables { cause: NftCause::Missing { feature, option, .. }, .. },
+            Error::Nftables { cause: NftCause::Missing { feature: more, option: by, .. }, .. },
+        ) = (self, other)
+        else {
+            return;
+        };
+        if !feature.contains(&more) {
+            *feature = format!("{feature}, {more}");
+        }
+        if !option.contains(&by) {
+            *option = format!("{option}, {by}");
+        }
+    }
+
     /// Whether the kernel wants a privilege that is missing.
     pub fn is_denied(&self) -> bool {
         match self {
@@ -308,12 +325,22 @@ fn nftables_hint(family: Option<Family>, cause: &NftCause) -> Option<String> {
     }
 }
 
-fn cause_hint(family: Family, table: TableName, cause: &Cause) -> Option<String> {
-    let prefix = match family {
+/// What the options of a family's legacy packet filter begin with.
+const fn prefix(family: Family) -> &'static str {
+    match family {
         Family::V4 => "CONFIG_IP_NF",
         Family::V6 => "CONFIG_IP6_NF",
-    };
-    let table_option = format!("{prefix}_{}", table.as_str().to_ascii_uppercase());
+    }
+}
+
+/// The option that brings a legacy table.
+pub(super) fn table_option(family: Family, table: TableName) -> String {
+    format!("{}_{}", prefix(family), table.as_str().to_ascii_uppercase())
+}
+
+fn cause_hint(family: Family, table: TableName, cause: &Cause) -> Option<String> {
+    let prefix = prefix(family);
+    let table_option = table_option(family, table);
     let module = match family {
         Family::V4 => format!("iptable_{table}"),
         Family::V6 => format!("ip6table_{table}"),

@@ -58,7 +58,7 @@ impl Settled {
 pub struct Kernel {
     /// The distribution's programs, if they are to be used; nf_tables; the legacy packet filter.
     pub(super) backends: Vec<Box<dyn Backend>>,
-    choice: Choice,
+    pub(super) choice: Choice,
     pub(super) route: Socket,
     deadline: Instant,
 }
@@ -346,11 +346,16 @@ impl Kernel {
     /// The backends to be tried, the first one first: the one that is asked for; else the one that has the mesh's rules
     /// already; else nf_tables.
     fn order(&self, found: &Found, mesh: Mesh) -> Vec<BackendName> {
+        self.order_from(&found.forms(mesh))
+    }
+
+    /// The same, where the mesh has rules in these forms.
+    pub(super) fn order_from(&self, forms: &[Form]) -> Vec<BackendName> {
         match (self.choice.wish, self.choice.firm) {
             (Some(wish), true) => vec![wish],
             (Some(wish), false) => vec![wish, wish.other()],
             (None, _) => {
-                let first = stays_with(&found.forms(mesh)).unwrap_or(BackendName::Nftables);
+                let first = stays_with(forms).unwrap_or(BackendName::Nftables);
                 vec![first, first.other()]
             }
         }
@@ -370,7 +375,7 @@ impl Kernel {
         if forms.is_empty() { format!("no rules of {} are there yet", mesh.as_str()) } else { places(mesh, &forms) }
     }
 
-    fn notes(&self) -> Vec<String> {
+    pub(super) fn notes(&self) -> Vec<String> {
         self.backends.iter().flat_map(|backend| backend.notes()).collect()
     }
 
@@ -391,7 +396,7 @@ impl Kernel {
 
     /// Whether the rules of `family`, which no packet filter takes, can be done without: those of IPv6 in a pod that nobody
     /// beyond its link can reach over it.
-    fn without_ipv6(&mut self, family: Family) -> Result<bool, Error> {
+    pub(super) fn without_ipv6(&mut self, family: Family) -> Result<bool, Error> {
         Ok(family == Family::V6 && route::ipv6_state(&mut self.route)? == Ipv6State::LocalOnly)
     }
 

@@ -19,15 +19,17 @@ pub mod netlink;
 pub mod nftables;
 pub mod route;
 mod signals;
+mod survey;
 #[cfg(test)]
 mod tests;
 mod wanted;
 
-pub use self::backend::{Backend, BackendName, Form, Held, Look};
+pub use self::backend::{Backend, BackendName, Finding, Form, Held, Look, Means, Need, Unasked};
 pub use self::choice::{Assignment, Choice, Programs};
 pub use self::error::{Action, Cause, Error, NftCause};
 pub use self::found::{forms, stays_with};
 pub use self::install::{Kernel, Outcome, Settled, places};
 pub use self::look::{Live, addresses};
 pub use self::signals::{HeldSignals, hold_signals};
+pub use self::survey::{Answer, Presence, Survey};
 pub use self::wanted::{Drift, Wanted};

@@ -23,7 +23,7 @@ pub use address::{
     Address, Ipv6State, add_passthrough_v6, addresses, has_ipv6, has_passthrough_v6, ipv6_state, loopback_index, passthrough_v6_protocol,
     remove_passthrough_v6,
 };
-pub use error::RouteError;
+pub use error::{RouteError, policy_routing_option};
 pub use journal::{Change, Journal, roll_back};
 pub use local::{ensure_route, has_route};
 pub use rule::{Rule, count_rules, ensure_rule, rules};

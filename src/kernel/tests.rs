@@ -28,7 +28,11 @@ impl Double {
                 action: Action::Write,
                 family: Some(family),
                 object: "a rule".to_owned(),
-                cause: NftCause::Missing { feature: "redir".to_owned(), option: "CONFIG_NFT_REDIR", errno: nix::errno::Errno::ENOENT },
+                cause: NftCause::Missing {
+                    feature: "redir".to_owned(),
+                    option: "CONFIG_NFT_REDIR".to_owned(),
+                    errno: nix::errno::Errno::ENOENT,
+                },
             },
             _ => Error::Table { action: Action::Write, family, table: TableName::Nat, cause: Cause::NoTable },
         }

@@ -12,6 +12,7 @@ pub(crate) mod namespace;
 pub(crate) mod native;
 pub(crate) mod nft;
 pub(crate) mod original;
+pub(crate) mod preflight;
 pub(crate) mod program;
 pub(crate) mod routing;
 pub(crate) mod saved;

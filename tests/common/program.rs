@@ -74,6 +74,7 @@ pub(crate) struct Program<'a> {
     mounts: Vec<(PathBuf, &'static str)>,
     privilege: Privilege,
     read_only: bool,
+    read_only_settings: bool,
     refusals: Vec<Refusal>,
     user_namespace: Option<PathBuf>,
 }
@@ -132,6 +133,7 @@ impl Namespace {
             mounts: Vec::new(),
             privilege: Privilege::NetAdmin,
             read_only: false,
+            read_only_settings: false,
             refusals: Vec::new(),
             user_namespace: None,
         }
@@ -158,7 +160,13 @@ impl<'a> Program<'a> {
         self
     }
 
-    /// Puts the folder `source` where `path` is, for the program alone.
+    /// Adds an argument.
+    pub(crate) fn arg(mut self, arg: &str) -> Self {
+        self.args.push(arg.to_owned());
+        self
+    }
+
+    /// Puts the folder or file `source` where `path` is, for the program alone.
     pub(crate) fn with_folder(mut self, path: &'static str, source: &Path) -> Self {
         self.mounts.push((source.to_owned(), path));
         self
@@ -188,6 +196,12 @@ impl<'a> Program<'a> {
         self
     }
 
+    /// Runs it with a read-only /proc/sys, as an unprivileged container has it.
+    pub(crate) fn read_only_settings(mut self) -> Self {
+        self.read_only_settings = true;
+        self
+    }
+
     /// Gives the program's file `cap_net_admin+p`, on a copy of its own.
     pub(crate) fn give_file_capability(&self) {
         let path = named(self.namespace, "mesh-init");
@@ -205,11 +219,14 @@ impl<'a> Program<'a> {
         words.push(named(self.namespace, self.name).display().to_string());
         words.extend(self.args.iter().cloned());
         let mut command;
-        if self.mounts.is_empty() && !self.read_only {
+        if self.mounts.is_empty() && !self.read_only && !self.read_only_settings {
             command = Command::new("nsenter");
         } else {
             let mut script: String =
                 self.mounts.iter().map(|(source, target)| format!("mount --bind {} {target} && ", source.display())).collect();
+            if self.read_only_settings {
+                script.push_str("mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys && ");
+            }
             if self.read_only {
                 script.push_str("mount -o remount,bind,ro / && ");
             }

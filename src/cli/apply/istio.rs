@@ -27,6 +27,11 @@ pub(in crate::cli) fn work(options: Options, common: &Common, show_rules: bool, 
     warn_of_settings(&options);
     let options = MeshOptions::Istio(Box::new(options));
     let MeshOptions::Istio(istio) = &options else { return Ok(()) };
+    // Validation asks for a connection's original destination, too.
+    let only_looks = istio.skip_rule_apply || istio.dry_run;
+    if if only_looks { istio.run_validation } else { !istio.cleanup_only } {
+        session::check_release(common)?;
+    }
     if istio.skip_rule_apply {
         let (plan, surroundings) = session::plan(&options, common, None)?;
         info!("no rules are installed, as --skip-rule-apply says");

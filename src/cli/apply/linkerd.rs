@@ -26,6 +26,7 @@ pub(in crate::cli) fn work(options: Options, common: &Common, show_rules: bool, 
         let (plan, _) = session::plan(&options, common, None)?;
         return print(&dump::text(&plan.rulesets));
     }
+    session::check_release(common)?;
     let mut kernel = session::open_kernel(common, common.choice(options.preference()))?;
     let (plan, _) = session::plan(&options, common, Some(&mut kernel))?;
     // The setting is part of what is done whole or not at all.

@@ -18,6 +18,10 @@ pub(super) const SET_REPLACE: i32 = 64;
 /// `IPT_SO_SET_ADD_COUNTERS`, `IP6T_SO_SET_ADD_COUNTERS`
 pub(super) const SET_ADD_COUNTERS: i32 = 65;
 
+/// More counters than the kernel makes room for (`XT_MAX_TABLE_SIZE`, 512 MiB, in counters of 16 bytes), and fewer than it refuses
+/// before it looks at the entries.
+pub(super) const TOO_MANY_COUNTERS: u32 = 1 << 26;
+
 /// `XT_EXTENSION_MAXNAMELEN`
 pub(super) const EXTENSION_NAME_LEN: usize = 29;
 /// `NF_INET_NUMHOOKS`

@@ -18,6 +18,7 @@ mod lock;
 mod order;
 mod socket;
 mod splice;
+mod survey;
 mod table;
 #[cfg(test)]
 mod testing;
@@ -40,7 +41,7 @@ use self::table::RawTable;
 use self::writer::Replaced;
 #[cfg(feature = "iptables-command")]
 pub(in crate::kernel) use self::writer::claimed_by_form;
-use super::backend::{Backend, BackendName, Form, Held, Look, WriteError, rehearsed};
+use super::backend::{Backend, BackendName, Finding, Form, Held, Look, Means, Need, WriteError, rehearsed};
 use super::error::{Action, Cause, Error};
 use crate::host::files::read_text;
 use crate::ruleset::{Family, Mesh, Ruleset, TableName, Traces};
@@ -130,6 +131,14 @@ impl Backend for Legacy {
     /// Asks for the tables alone: what else may be missing shows when they are written.
     fn rehearse(&mut self, _mesh: Mesh, plans: &[Ruleset]) -> Result<(), WriteError> {
         rehearsed(plans, |plan| plan.tables.iter().try_for_each(|table| self.probe(plan.family, table.name)))
+    }
+
+    fn survey(&mut self, _mesh: Mesh, plans: &[Ruleset], means: &Means<'_>) -> Result<Vec<Finding>, Error> {
+        plans.iter().map(|plan| self.survey_family(plan, means)).collect()
+    }
+
+    fn needs(&self, plan: &Ruleset) -> Vec<Need> {
+        survey::needs(plan)
     }
 
     fn undo(&mut self, deadline: Instant) -> Vec<Error> {

@@ -74,6 +74,19 @@ impl TableSocket {
         Ok(counters.into_iter().map(|[packets, bytes]| Counters { packets, bytes }).collect())
     }
 
+    /// Lets the kernel check the entries of `message`, as for a replacement, and refuse it before it looks for the table: for
+    /// more counters than it ever makes room for. ENOMEM is what it says when nothing else is wrong. Kernels before 4.17
+    /// make room for any number, and other kernels may not look at the number at all.
+    pub(super) fn check(&self, message: &mut [u8]) -> Result<(), Errno> {
+        put(message, abi::replace::NUM_COUNTERS, &abi::TOO_MANY_COUNTERS.to_ne_bytes());
+        match self.set(abi::SET_REPLACE, message) {
+            Err(Errno::ENOMEM) => Ok(()),
+            // It has done what it was not to do.
+            Ok(()) => Err(Errno::EPROTO),
+            Err(errno) => Err(errno),
+        }
+    }
+
     /// Adds to the counters of a table's entries, all of them in order.
     pub(super) fn add_counters(&self, table: TableName, counters: &[Counters]) -> Result<(), Errno> {
         use abi::counters_info::{COUNTERS, NUM_COUNTERS};
@@ -130,8 +143,9 @@ impl TableSocket {
     fn set(&self, option: i32, message: &[u8]) -> Result<(), Errno> {
         let length = libc::socklen_t::try_from(message.len()).map_err(|_| Errno::EOVERFLOW)?;
         // SAFETY: the kernel reads `length` bytes at `message`, a live buffer of that length. For SET_REPLACE it also
-        // writes the counters of the old entries to the address in the message: `replace`, the only caller with that
-        // option, has put the number and the address of a live vector's elements there.
+        // writes the counters of the old entries to the address in the message: `replace` has put the number and the
+        // address of a live vector's elements there, and `check`, the only other caller with that option, leaves the null
+        // address there, to which the kernel fails to write.
         let result = unsafe { libc::setsockopt(self.fd.as_raw_fd(), self.level(), option, message.as_ptr().cast(), length) };
         Errno::result(result).map(drop)
     }

@@ -121,6 +121,18 @@ impl RawTable {
         Ok(RawTable { family, name, valid_hooks: info.valid_hooks, chains, end })
     }
 
+    /// A table of built-in chains that accept everything.
+    pub(super) fn without_rules(family: Family, name: TableName, hooks: &[Hook]) -> RawTable {
+        let chain = |hook: &Hook| RawChain {
+            name: hook.chain().to_owned(),
+            kind: RawKind::Base(*hook),
+            rules: Vec::new(),
+            end: Entry::verdict(family, abi::VERDICT_ACCEPT),
+        };
+        let valid_hooks = hooks.iter().fold(0, |bits, hook| bits | 1 << *hook as u32);
+        RawTable { family, name, valid_hooks, chains: hooks.iter().map(chain).collect(), end: Entry::marker(family, abi::ERROR_NAME) }
+    }
+
     /// All entries in the order in which they are written.
     pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
         self.chains.iter().flat_map(RawChain::entries).chain([&self.end])
@@ -327,18 +339,6 @@ fn lead(entry: &Entry, family: Family, offsets: &[usize], starts: &HashMap<usize
 
 #[cfg(test)]
 impl RawTable {
-    /// A table of built-in chains that accept everything.
-    pub(super) fn without_rules(family: Family, name: TableName, hooks: &[Hook]) -> RawTable {
-        let chain = |hook: &Hook| RawChain {
-            name: hook.chain().to_owned(),
-            kind: RawKind::Base(*hook),
-            rules: Vec::new(),
-            end: Entry::verdict(family, abi::VERDICT_ACCEPT),
-        };
-        let valid_hooks = hooks.iter().fold(0, |bits, hook| bits | 1 << *hook as u32);
-        RawTable { family, name, valid_hooks, chains: hooks.iter().map(chain).collect(), end: Entry::marker(family, abi::ERROR_NAME) }
-    }
-
     /// The chain called `name`, made if it is not there yet.
     pub(super) fn chain_mut(&mut self, name: &str) -> &mut RawChain {
         let at = self.chains.iter().position(|chain| chain.name == name).unwrap_or_else(|| {

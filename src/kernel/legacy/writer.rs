@@ -159,14 +159,14 @@ impl Legacy {
     }
 
     /// The matches and targets of the plan that the kernel does not have.
-    fn missing_features(&mut self, family: Family, plan: Option<&Table>) -> Vec<Feature> {
+    pub(super) fn missing_features(&mut self, family: Family, plan: Option<&Table>) -> Vec<Feature> {
         let Ok(socket) = self.socket(family) else { return Vec::new() };
         let is_missing = |feature: &Feature| socket.has_feature(*feature) == Ok(false);
         features(plan).into_iter().filter(is_missing).collect()
     }
 
     /// The matches and targets of the plan that the kernel has in a later revision than all kernels.
-    fn later_features(&mut self, family: Family, table: TableName, plan: Option<&Table>) -> Result<Vec<Feature>, Error> {
+    pub(super) fn later_features(&mut self, family: Family, table: TableName, plan: Option<&Table>) -> Result<Vec<Feature>, Error> {
         let mut later = Vec::new();
         for feature in features(plan) {
             if let Some(revision) = feature.later_revision() {
@@ -179,7 +179,7 @@ impl Legacy {
     }
 
     /// ENOENT of a replacement does not say what is missing: asks for each match and target.
-    fn explain(&mut self, error: Error, plan: Option<&Table>) -> Error {
+    pub(super) fn explain(&mut self, error: Error, plan: Option<&Table>) -> Error {
         match error {
             Error::Table { action: Action::Write, family, table, cause: Cause::NoTable } => {
                 let missing = self.missing_features(family, plan);
@@ -208,12 +208,12 @@ pub(in crate::kernel) fn claimed_by_form(family: Family, held: &Table, ownership
         .collect()
 }
 
-fn fault(table: &RawTable, errno: Errno) -> Error {
+pub(super) fn fault(table: &RawTable, errno: Errno) -> Error {
     Error::Table { action: Action::Write, family: table.family, table: table.name, cause: Cause::of(errno) }
 }
 
 /// The matches and targets that a plan uses, each once.
-fn features(plan: Option<&Table>) -> Vec<Feature> {
+pub(super) fn features(plan: Option<&Table>) -> Vec<Feature> {
     let mut used = Vec::new();
     for rule in plan.into_iter().flat_map(|table| &table.chains).flat_map(|chain| &chain.rules) {
         for feature in encode::features(rule) {

@@ -4,9 +4,10 @@ use nix::errno::Errno;
 
 use super::abi;
 use super::batch::{About, Complete, Object};
+use crate::kernel::backend::Need;
 use crate::kernel::error::{Action, Error, NftCause};
 use crate::kernel::netlink::NetlinkError;
-use crate::ruleset::{Family, Ruleset};
+use crate::ruleset::{Condition, Family, Rule, Ruleset, TableName, Target};
 
 /// Errors by which the kernel says that it does not have something.
 fn is_absence(errno: Errno) -> bool {
@@ -26,6 +27,45 @@ fn option_of(expression: &str) -> &'static str {
         "counter" => "CONFIG_NFT_COUNTER",
         _ => "CONFIG_NF_TABLES",
     }
+}
+
+/// The option that brings tables of a family.
+fn table_option(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "CONFIG_NF_TABLES_IPV4",
+        Family::V6 => "CONFIG_NF_TABLES_IPV6",
+    }
+}
+
+const NAT_OPTION: &str = "CONFIG_NFT_NAT and CONFIG_NF_NAT";
+
+/// What a plan needs besides what nf_tables always has.
+pub(super) fn needs(plan: &Ruleset) -> Vec<Need> {
+    let need = |name: &str, option: &str| Need { name: name.to_owned(), option: option.to_owned() };
+    let mut needs = vec![need("tables", table_option(plan.family))];
+    if plan.table(TableName::Nat).is_some() {
+        needs.push(need("chains of the type nat", NAT_OPTION));
+    }
+    let rules = plan.tables.iter().flat_map(|table| &table.chains).flat_map(|chain| &chain.rules);
+    for expression in rules.flat_map(expressions) {
+        if !needs.iter().any(|need| need.name == expression) {
+            needs.push(need(expression, option_of(expression)));
+        }
+    }
+    needs
+}
+
+/// The expressions of a rule that a kernel may be without.
+fn expressions(rule: &Rule) -> impl Iterator<Item = &'static str> {
+    let tracks = |condition: &Condition| matches!(condition, Condition::Connmark(_) | Condition::State(_));
+    let tracked = rule.matches.iter().any(|wanted| tracks(&wanted.condition)).then_some("ct");
+    let target = match rule.target {
+        Target::Redirect(_) => Some("redir"),
+        Target::Tproxy { .. } => Some("tproxy"),
+        Target::CtZone(_) | Target::SaveMark | Target::RestoreMark => Some("ct"),
+        _ => None,
+    };
+    tracked.into_iter().chain(target)
 }
 
 /// Why nf_tables cannot be spoken to, from the answer to the first question: it is not there, or it is not ours to ask.
@@ -56,16 +96,11 @@ pub(super) fn refusal(batch: &Complete, sequence: u32, error: NetlinkError) -> E
 }
 
 fn missing(batch: &Complete, about: &About, errno: Errno, offset: Option<u32>) -> NftCause {
-    let found = |feature: String, option: &'static str| NftCause::Missing { feature, option, errno };
+    let found = |feature: String, option: &str| NftCause::Missing { feature, option: option.to_owned(), errno };
     let family = about.family.unwrap_or(Family::V4);
     match &about.object {
-        Object::Table(_) => match family {
-            Family::V4 => found("tables of the family ip".to_owned(), "CONFIG_NF_TABLES_IPV4"),
-            Family::V6 => found("tables of the family ip6".to_owned(), "CONFIG_NF_TABLES_IPV6"),
-        },
-        Object::Chain { table: crate::ruleset::TableName::Nat, .. } => {
-            found("chains of the type nat".to_owned(), "CONFIG_NFT_NAT and CONFIG_NF_NAT")
-        }
+        Object::Table(_) => found(format!("tables of the family {}", abi::family_name(abi::number(family))), table_option(family)),
+        Object::Chain { table: TableName::Nat, .. } => found("chains of the type nat".to_owned(), NAT_OPTION),
         Object::Chain { .. } => found("chains of this type".to_owned(), "CONFIG_NF_TABLES"),
         Object::Rule { .. } => match offset.and_then(|offset| batch.expression(about, offset)) {
             Some(name) => {

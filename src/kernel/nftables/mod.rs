@@ -34,7 +34,7 @@ use self::batch::{Batch, BatchError, Complete};
 pub use self::encode::EncodeError;
 use self::read::Snapshot;
 use self::view::Seen;
-use super::backend::{Backend, BackendName, Form, Held, Look, WriteError};
+use super::backend::{Backend, BackendName, Form, Held, Look, Need, WriteError};
 use super::error::{Action, Error, NftCause};
 use super::netlink::{NetlinkError, Protocol, Socket};
 use crate::ruleset::{Family, Mesh, NftTable, Ruleset, TableName};
@@ -234,20 +234,28 @@ impl Backend for Nftables {
 
     /// A batch without an end is only checked, not carried out.
     fn rehearse(&mut self, mesh: Mesh, plans: &[Ruleset]) -> Result<(), WriteError> {
-        let seen = match self.see() {
-            Ok(seen) => seen,
-            Err(Error::Nftables { cause: cause @ NftCause::Absent(_), .. }) => {
-                return Err(WriteError::Refused(feature::for_all(plans, &cause)));
+        loop {
+            let seen = match self.see() {
+                Ok(seen) => seen,
+                Err(Error::Nftables { cause: cause @ NftCause::Absent(_), .. }) => {
+                    return Err(WriteError::Refused(feature::for_all(plans, &cause)));
+                }
+                Err(error) => return Err(WriteError::Failed(error)),
+            };
+            let batch = self.batch(&seen.snapshot, false, |batch| plan::write(batch, mesh, plans, &[], &seen, &mut Vec::new()));
+            let batch = batch.map_err(WriteError::Failed)?;
+            let Some(batch) = batch else { return Ok(()) };
+            match self.send(&batch).map_err(|error| WriteError::Failed(write_error(error, "the rules")))? {
+                Sent::Committed => return Ok(()),
+                Sent::Refused(errors) => return Err(refused(errors, plans)),
+                Sent::Outdated if Instant::now() >= self.deadline => return Err(WriteError::Failed(Error::NftablesContended)),
+                Sent::Outdated => {}
             }
-            Err(error) => return Err(WriteError::Failed(error)),
-        };
-        let batch = self.batch(&seen.snapshot, false, |batch| plan::write(batch, mesh, plans, &[], &seen, &mut Vec::new()));
-        let batch = batch.map_err(WriteError::Failed)?;
-        let Some(batch) = batch else { return Ok(()) };
-        match self.send(&batch).map_err(|error| WriteError::Failed(write_error(error, "the rules")))? {
-            Sent::Committed | Sent::Outdated => Ok(()),
-            Sent::Refused(errors) => Err(refused(errors, plans)),
         }
+    }
+
+    fn needs(&self, plan: &Ruleset) -> Vec<Need> {
+        feature::needs(plan)
     }
 
     fn tables(&mut self) -> Result<Vec<NftTable>, Error> {
@@ -292,8 +300,10 @@ fn refused(errors: Vec<Error>, plans: &[Ruleset]) -> WriteError {
                 return WriteError::Refused(feature::for_all(plans, cause));
             }
             _ => match error.refused_family() {
-                Some(family) if by_family.iter().any(|(known, _)| *known == family) => {}
-                Some(family) => by_family.push((family, error)),
+                Some(family) => match by_family.iter_mut().find(|(known, _)| *known == family) {
+                    Some((_, first)) => first.add_missing(error),
+                    None => by_family.push((family, error)),
+                },
                 None => return WriteError::Failed(error),
             },
         }

@@ -37,7 +37,7 @@ pub enum RouteError {
         doing: String,
     },
     /// The kernel was built without policy rules.
-    #[error("cannot {doing}: the kernel has no policy routing; build it with {}", option(*family))]
+    #[error("cannot {doing}: the kernel has no policy routing; build it with {}=y", policy_routing_option(*family))]
     NoPolicyRouting {
         /// What was being done.
         doing: String,
@@ -60,10 +60,11 @@ pub enum RouteError {
     },
 }
 
-fn option(family: Family) -> &'static str {
+/// The option of the kernel's configuration that brings policy rules.
+pub fn policy_routing_option(family: Family) -> &'static str {
     match family {
-        Family::V4 => "CONFIG_IP_MULTIPLE_TABLES=y",
-        Family::V6 => "CONFIG_IPV6_MULTIPLE_TABLES=y",
+        Family::V4 => "CONFIG_IP_MULTIPLE_TABLES",
+        Family::V6 => "CONFIG_IPV6_MULTIPLE_TABLES",
     }
 }
 

@@ -10,6 +10,7 @@ use super::failure::{Code, Failure};
 use super::flags;
 use super::help::REPORT_OPTIONS;
 use super::options::Common;
+use super::probe::{self, Probing};
 use super::report::Report;
 use super::session::{self, Environment, MeshOptions};
 use crate::kernel::{Held, Kernel, Outcome};
@@ -18,11 +19,29 @@ use crate::mesh::{Mesh, Plan};
 pub(super) fn run(mesh: Mesh, matches: &ArgMatches, common: &Common, environment: Environment<'_>) -> Result<Code, Failure> {
     let mut report = Report::new("apply", mesh);
     let to = flags::read(REPORT_OPTIONS, matches, environment).get("report").text;
-    let done = MeshOptions::read(mesh, matches, environment).map_err(Failure::from).and_then(|options| match options {
-        MeshOptions::Istio(options) => istio::work(*options, common, false, &mut report),
-        MeshOptions::Linkerd(options) => linkerd::work(*options, common, false, &mut report),
+    let done = Probing::read(mesh, matches, common, environment).and_then(|probing| {
+        apply(mesh, matches, common, environment, &mut report)?;
+        probing.map_or(Ok(()), |probing| probe(probing, common, &mut report))
     });
     report.write(&to, done.map(|()| Code::Done))
+}
+
+fn apply(mesh: Mesh, matches: &ArgMatches, common: &Common, environment: Environment<'_>, report: &mut Report) -> Result<(), Failure> {
+    MeshOptions::read(mesh, matches, environment).map_err(Failure::from).and_then(|options| match options {
+        MeshOptions::Istio(options) => istio::work(*options, common, false, report),
+        MeshOptions::Linkerd(options) => linkerd::work(*options, common, false, report),
+    })
+}
+
+/// Tries what was installed. Rules that do not what they should stay: without them traffic would pass the proxy by.
+fn probe(probing: Probing, common: &Common, report: &mut Report) -> Result<(), Failure> {
+    let checks = probing.run(common)?;
+    for line in probe::lines(&checks) {
+        info!("{line}");
+    }
+    let judged = probe::judge(&checks, common);
+    report.probed(checks);
+    judged
 }
 
 /// Installs `plan` and logs what was done.

@@ -12,6 +12,8 @@ pub(super) enum Dialect {
     Istio,
     /// `linkerd2-proxy-init`.
     Linkerd,
+    /// `linkerd2-network-validator`.
+    Validator,
 }
 
 /// The dialect, and the arguments that belong to it. The program's name decides, then the first argument.
@@ -25,6 +27,7 @@ pub(super) fn choose(arguments: Vec<OsString>) -> Result<(Dialect, Vec<OsString>
     match (name.as_str(), first) {
         ("istio-iptables", _) => Ok((Dialect::Istio, rest)),
         ("linkerd2-proxy-init" | "proxy-init", _) => Ok((Dialect::Linkerd, rest)),
+        ("linkerd2-network-validator", _) => Ok((Dialect::Validator, rest)),
         (_, Some("istio-iptables")) => Ok((Dialect::Istio, without_first(rest))),
         ("pilot-agent", other) => {
             let other = other.unwrap_or_default();
@@ -57,6 +60,9 @@ mod tests {
         for name in ["/usr/lib/linkerd/linkerd2-proxy-init", "proxy-init"] {
             assert_eq!(chosen(&[name, "--help"]), rest(Dialect::Linkerd, &["--help"]));
         }
+        let validator = "/usr/lib/linkerd/linkerd2-network-validator";
+        assert_eq!(chosen(&[validator, "--timeout", "5s"]), rest(Dialect::Validator, &["--timeout", "5s"]));
+        assert_eq!(chosen(&[validator]), rest(Dialect::Validator, &[]));
     }
 
     #[test]

@@ -2,28 +2,34 @@
 
 mod istio;
 mod linkerd;
+mod validator;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::ArgMatches;
+use clap::{ArgMatches, Command};
 use tracing::warn;
 
 pub(super) use self::istio::run as istio;
 pub(super) use self::linkerd::run as linkerd;
+pub(super) use self::validator::run as validator;
 use super::options::{Common, OPTIONS};
 use super::{help, session};
 use crate::host::termination_log;
 use crate::mesh::Mesh;
+use crate::mesh::flag::Flag;
 
 /// Reads a drop-in's command line; an error is answered already.
 fn read(mesh: Mesh, arguments: &[OsString], usage_code: u8) -> Result<(ArgMatches, Common), ExitCode> {
-    let tables = [help::mesh_flags(mesh), OPTIONS];
-    let matches = help::drop_in(mesh, arguments)
+    read_as(help::drop_in(mesh, arguments), help::mesh_flags(mesh), arguments, usage_code)
+}
+
+/// The same as `command`, whose original has the flags `theirs`.
+fn read_as(command: Command, theirs: &'static [Flag], arguments: &[OsString], usage_code: u8) -> Result<(ArgMatches, Common), ExitCode> {
+    let matches = command
         .try_get_matches_from(arguments)
-        .map_err(|error| help::answer(&error, arguments, &tables, |message| refuse(message, usage_code)))?;
-    let common =
-        Common::new(&matches, help::mesh_flags(mesh), &session::environment).map_err(|error| refuse(&error.to_string(), usage_code))?;
+        .map_err(|error| help::answer(&error, arguments, &[theirs, OPTIONS], |message| refuse(message, usage_code)))?;
+    let common = Common::new(&matches, theirs, &session::environment).map_err(|error| refuse(&error.to_string(), usage_code))?;
     Ok((matches, common))
 }
 

@@ -8,6 +8,7 @@ use clap::{Arg, ArgAction, Command};
 
 use super::flags;
 use super::options::OPTIONS;
+use super::probe::{PROBE_OPTIONS, TIMEOUT};
 use crate::mesh::flag::{Flag, Kind};
 use crate::mesh::{Mesh, istio, linkerd};
 
@@ -48,7 +49,8 @@ pub(super) const PREFLIGHT_OPTIONS: &[Flag] = &[
 ];
 
 /// The tables of flags of the own command line.
-pub(super) const OWN_TABLES: [&[Flag]; 6] = [OPTIONS, DUMP_OPTIONS, REPORT_OPTIONS, PREFLIGHT_OPTIONS, istio::FLAGS, linkerd::FLAGS];
+pub(super) const OWN_TABLES: [&[Flag]; 7] =
+    [OPTIONS, DUMP_OPTIONS, REPORT_OPTIONS, PREFLIGHT_OPTIONS, PROBE_OPTIONS, istio::FLAGS, linkerd::FLAGS];
 
 /// The flags of a mesh's original tool.
 pub(super) fn mesh_flags(mesh: Mesh) -> &'static [Flag] {
@@ -63,7 +65,8 @@ pub(super) fn mesh_flags(mesh: Mesh) -> &'static [Flag] {
 pub(super) fn own(arguments: &[OsString]) -> Command {
     let described = flags::ask_for_help(arguments);
     let verb = |name, about, plans| verb(name, about, plans, arguments, described);
-    let reporting = |verb: Command| verb.args(REPORT_OPTIONS.iter().map(|option| flags::argument(option, described).global(true)));
+    let reporting =
+        |verb: Command| verb.args(REPORT_OPTIONS.iter().chain(PROBE_OPTIONS).map(|option| flags::argument(option, described).global(true)));
     Command::new("mesh-init")
         .version(env!("CARGO_PKG_VERSION"))
         .about("Installs and checks the packet filter rules that send a pod's traffic to its sidecar proxy")
@@ -107,7 +110,9 @@ fn verb(name: &'static str, about: &'static str, plans: bool, arguments: &[OsStr
         };
         let named = arguments.iter().any(|argument| argument == mesh.as_str());
         let flags = if named { mesh_flags(mesh) } else { &[] };
-        flags::command(mesh.as_str(), about, flags.iter().filter(|flag| !is_taken(flag, OPTIONS)), described)
+        // Where there is a probe, its time is an option of the verb.
+        let is_ours = |flag: &Flag| is_taken(flag, OPTIONS) || (flag.long == TIMEOUT && matches!(name, "apply" | "verify"));
+        flags::command(mesh.as_str(), about, flags.iter().filter(|flag| !is_ours(flag)), described)
     });
     verb.subcommand_required(plans)
         .disable_help_subcommand(true)
@@ -121,12 +126,24 @@ pub(super) fn drop_in(mesh: Mesh, arguments: &[OsString]) -> Command {
         Mesh::Istio => ("istio-iptables", "mesh-init in the place of istio-iptables"),
         Mesh::Linkerd => ("linkerd2-proxy-init", "mesh-init in the place of linkerd2-proxy-init (its own verbs: mesh-init --help)"),
     };
-    let theirs = mesh_flags(mesh);
-    let ours = OPTIONS.iter().filter(|option| !is_taken(option, theirs));
-    flags::command(name, about, theirs.iter().chain(ours), flags::ask_for_help(arguments)).no_binary_name(true).arg(
+    with_ours(name, about, mesh_flags(mesh), arguments).arg(
         // The originals take further words and do nothing with them.
         Arg::new(IGNORED).num_args(0..).action(ArgAction::Append).hide(true),
     )
+}
+
+/// The command line of Linkerd's network validator, which takes no further words.
+pub(super) fn validator(arguments: &[OsString]) -> Command {
+    let about = "mesh-init in the place of linkerd2-network-validator";
+    with_ours("linkerd2-network-validator", about, linkerd::validator::FLAGS, arguments)
+        .version(env!("CARGO_PKG_VERSION"))
+        .disable_version_flag(false)
+}
+
+/// The flags of an original tool, and ours whose names it leaves.
+fn with_ours(name: &'static str, about: &'static str, theirs: &'static [Flag], arguments: &[OsString]) -> Command {
+    let ours = OPTIONS.iter().filter(|option| !is_taken(option, theirs));
+    flags::command(name, about, theirs.iter().chain(ours), flags::ask_for_help(arguments)).no_binary_name(true)
 }
 
 /// Words after the flags of a drop-in.

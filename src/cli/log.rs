@@ -23,6 +23,8 @@ pub(super) enum Style {
     Istio(Format, Stream),
     /// linkerd2-proxy-init's, to stdout.
     Linkerd(Format),
+    /// linkerd2-network-validator's, to stdout.
+    Validator(Format),
 }
 
 /// One of the program's output streams.
@@ -76,7 +78,7 @@ impl Subscriber for Logger {
         // A log that cannot be written is no reason to leave the rules undone.
         let _ = match self.style {
             Style::Own(_) | Style::Istio(_, Stream::Stderr) => std::io::stderr().write_all(line.as_bytes()),
-            Style::Istio(_, Stream::Stdout) | Style::Linkerd(_) => std::io::stdout().write_all(line.as_bytes()),
+            Style::Istio(_, Stream::Stdout) | Style::Linkerd(_) | Style::Validator(_) => std::io::stdout().write_all(line.as_bytes()),
         };
     }
 
@@ -111,6 +113,22 @@ struct OriginalLine<'a> {
     msg: &'a str,
 }
 
+#[derive(Serialize)]
+struct ValidatorLine<'a> {
+    timestamp: &'a str,
+    level: &'a str,
+    fields: Fields<'a>,
+    target: &'a str,
+}
+
+#[derive(Serialize)]
+struct Fields<'a> {
+    message: &'a str,
+}
+
+/// The name that the validator logs under.
+const VALIDATOR: &str = "linkerd_network_validator";
+
 fn line(style: Style, level: tracing::Level, message: &str, now: SystemTime) -> String {
     let name = match level {
         tracing::Level::ERROR => "error",
@@ -132,6 +150,11 @@ fn line(style: Style, level: tracing::Level, message: &str, now: SystemTime) -> 
         Style::Istio(Format::Json, _) => json(&OriginalLine { level: name, time: &micros(), msg: message }),
         Style::Linkerd(Format::Plain) => format!("time=\"{}\" level={logrus_name} msg={}", seconds(), logrus_text(message)),
         Style::Linkerd(Format::Json) => json(&OriginalLine { level: logrus_name, time: &seconds(), msg: message }),
+        Style::Validator(Format::Plain) => format!("{} {level:>5} {VALIDATOR}: {message}", micros()),
+        Style::Validator(Format::Json) => {
+            let (level, fields) = (level.as_str(), Fields { message });
+            json(&ValidatorLine { timestamp: &micros(), level, fields, target: VALIDATOR })
+        }
     };
     line.push('\n');
     line
@@ -174,6 +197,15 @@ mod tests {
         assert_eq!(
             shown(Style::Linkerd(Format::Json), Level::INFO),
             "{\"level\":\"info\",\"time\":\"1970-01-01T00:00:00Z\",\"msg\":\"no \\\"x\\\"\"}\n"
+        );
+        assert_eq!(
+            shown(Style::Validator(Format::Plain), Level::INFO),
+            "1970-01-01T00:00:00.000000Z  INFO linkerd_network_validator: no \"x\"\n"
+        );
+        assert_eq!(
+            shown(Style::Validator(Format::Json), Level::ERROR),
+            "{\"timestamp\":\"1970-01-01T00:00:00.000000Z\",\"level\":\"ERROR\",\"fields\":{\"message\":\"no \\\"x\\\"\"},\
+             \"target\":\"linkerd_network_validator\"}\n"
         );
         assert_eq!(logrus_text("done"), "done");
     }

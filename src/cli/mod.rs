@@ -14,6 +14,7 @@ mod help;
 mod log;
 mod options;
 mod preflight;
+mod probe;
 mod remove;
 mod report;
 mod session;
@@ -42,6 +43,7 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
         Dialect::Own => own(&arguments),
         Dialect::Istio => dropin::istio(&arguments),
         Dialect::Linkerd => dropin::linkerd(&arguments),
+        Dialect::Validator => dropin::validator(&arguments),
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::failure::{Code, Failure};
+use super::probe::Check;
 use crate::kernel::{Drift, Form, Outcome, Settled, Wanted};
 use crate::mesh::Mesh;
 use crate::ruleset::Family;
@@ -34,6 +35,9 @@ struct Content {
     families: Vec<FamilyView>,
     warnings: Vec<String>,
     differences: Vec<String>,
+    /// What `--probe` tried.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    probes: Vec<Check>,
     microseconds: u64,
 }
 
@@ -59,6 +63,7 @@ impl Report {
             families: Vec::new(),
             warnings: Vec::new(),
             differences: Vec::new(),
+            probes: Vec::new(),
             microseconds: 0,
         };
         Report { began: Instant::now(), content }
@@ -90,6 +95,11 @@ impl Report {
     pub(super) fn compared(&mut self, drift: &[Drift]) {
         self.content.outcome = if drift.is_empty() { "in place" } else { "differs" };
         self.content.differences = drift.iter().map(ToString::to_string).collect();
+    }
+
+    /// Takes in what was tried.
+    pub(super) fn probed(&mut self, checks: Vec<Check>) {
+        self.content.probes = checks;
     }
 
     /// Writes the report to the file of that name, `-` for stdout; nothing without a name. A run that went well has failed

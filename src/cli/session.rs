@@ -102,6 +102,15 @@ pub(super) fn check_release(common: &Common) -> Result<(), Failure> {
 /// Looks at the machine and plans. Needs no capability: the kernel, `kernel` if one is open already, is asked for the
 /// local addresses only. The plan's warnings are logged.
 pub(super) fn plan(options: &MeshOptions, common: &Common, kernel: Option<&mut Kernel>) -> Result<(Plan, Surroundings), Failure> {
+    let (plan, surroundings) = planned(options, common, kernel)?;
+    for warning in &plan.warnings {
+        warn!("{warning}");
+    }
+    Ok((plan, surroundings))
+}
+
+/// The same without a word.
+pub(super) fn planned(options: &MeshOptions, common: &Common, kernel: Option<&mut Kernel>) -> Result<(Plan, Surroundings), Failure> {
     let mut sources = common.sources(options.needs());
     if common.pod_ips.is_none() {
         sources.addresses = match kernel {
@@ -111,9 +120,6 @@ pub(super) fn plan(options: &MeshOptions, common: &Common, kernel: Option<&mut K
     }
     let surroundings = Surroundings::gather(&sources);
     let plan = options.plan(&surroundings)?;
-    for warning in &plan.warnings {
-        warn!("{warning}");
-    }
     Ok((plan, surroundings))
 }
 

@@ -1,11 +1,13 @@
 //! `mesh-init verify`: what the kernel holds, compared with the plan.
 
 use clap::ArgMatches;
+use tracing::warn;
 
 use super::failure::{Code, Failure};
 use super::flags;
 use super::help::REPORT_OPTIONS;
 use super::options::Common;
+use super::probe::{self, Probing};
 use super::report::Report;
 use super::session::{self, Environment, MeshOptions};
 use crate::mesh::Mesh;
@@ -13,8 +15,38 @@ use crate::mesh::Mesh;
 pub(super) fn run(mesh: Mesh, matches: &ArgMatches, common: &Common, environment: Environment<'_>) -> Result<Code, Failure> {
     let mut report = Report::new("verify", mesh);
     let to = flags::read(REPORT_OPTIONS, matches, environment).get("report").text;
-    let result = compare(mesh, matches, common, environment, &mut report, to == "-");
+    let result = check(mesh, matches, common, environment, &mut report, to == "-");
     report.write(&to, result)
+}
+
+/// Compares, and with `--probe` tries too.
+fn check(
+    mesh: Mesh,
+    matches: &ArgMatches,
+    common: &Common,
+    environment: Environment<'_>,
+    report: &mut Report,
+    silent: bool,
+) -> Result<Code, Failure> {
+    let probing = Probing::read(mesh, matches, common, environment)?;
+    let compared = compare(mesh, matches, common, environment, report, silent);
+    let Some(probing) = probing else { return compared };
+    let code = match compared {
+        // Trying needs no privilege, and says what it says without the comparison.
+        Err(failure) if failure.code == Code::NoCapability => {
+            warn!("the rules are not compared with the plan: {failure}");
+            Code::Done
+        }
+        compared => compared?,
+    };
+    let checks = probing.run(common)?;
+    if !silent {
+        super::print(&(probe::lines(&checks).join("\n") + "\n"))?;
+    }
+    let judged = probe::judge(&checks, common);
+    report.probed(checks);
+    // Rules that differ say more than traffic that therefore goes elsewhere.
+    if code == Code::Done { judged.map(|()| code) } else { Ok(code) }
 }
 
 /// Compares and says what differs, in words unless the report takes their place.

@@ -2,6 +2,7 @@
 //! gathered once into [`Surroundings`].
 
 pub mod capability;
+pub mod connections;
 mod error;
 pub mod files;
 mod gzip;
@@ -13,6 +14,8 @@ pub mod missing_capability;
 pub mod namespace;
 pub mod probe;
 pub mod resolv_conf;
+pub mod signal_exit;
+mod socket;
 pub mod sysctl;
 pub mod termination_log;
 #[cfg(test)]

@@ -64,6 +64,22 @@ pub(super) fn linkerd_level(text: &str) -> Result<Level, String> {
     }
 }
 
+/// Levels of the library that Linkerd's Rust programs log with: a comma separated list of `level`, or `target=level` for
+/// what logs as `target` or below it. The level for `own` is returned.
+pub(super) fn tracing_level(text: &str, own: &str) -> Result<Level, String> {
+    text.split(',').try_fold(Level::None, |level, item| {
+        let (target, name) = item.split_once('=').unwrap_or((own, item));
+        let said = match name.to_ascii_lowercase().as_str() {
+            "off" => Level::None,
+            other => linkerd_level(other)
+                .ok()
+                .filter(|level| *level != Level::Fatal)
+                .ok_or_else(|| "is not a log level (off, error, warn, info, debug or trace, or a list of target=level)".to_owned())?,
+        };
+        Ok(if own.starts_with(target) { said } else { level })
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -76,6 +92,17 @@ mod tests {
         assert_eq!(istio_level("grpc:none", Level::Info), Ok(Level::Info));
         for text in ["", "loud", "default:", "default:info:x", "default:info,", "trace"] {
             assert!(istio_level(text, Level::Info).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn tracing_levels_have_targets() {
+        for (text, level) in [("info", Level::Info), ("WARN", Level::Warn), ("off", Level::None), ("warn,me=debug", Level::Debug)] {
+            assert_eq!(tracing_level(text, "me"), Ok(level), "{text}");
+        }
+        assert_eq!(tracing_level("info,other=trace", "me"), Ok(Level::Info));
+        for text in ["", "loud", "me=", "fatal", "info,"] {
+            assert!(tracing_level(text, "me").is_err(), "{text}");
         }
     }
 

@@ -4,6 +4,7 @@
 //! [`Surroundings`](crate::host::Surroundings).
 
 pub mod address;
+pub mod captured;
 pub(crate) mod duration;
 mod error;
 pub mod flag;
@@ -14,7 +15,7 @@ mod matches;
 mod names;
 #[cfg(test)]
 mod testing;
-mod value;
+pub(crate) mod value;
 
 pub use error::Error;
 

@@ -3,7 +3,7 @@
 //! Each function returns, for a text that it does not take, what is wrong with it and what is allowed, to be read after
 //! the text itself.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
@@ -142,6 +142,11 @@ pub(super) fn parse_cidr(text: &str) -> Option<IpNet> {
     let address: IpAddr = address.parse().ok()?;
     let length = u8::try_from(decimal(length)?).ok()?;
     IpNet::new(address, length).ok()
+}
+
+/// An address and a port.
+pub(crate) fn socket_address(text: &str) -> Read<SocketAddr> {
+    text.parse().map_err(|_| "is not an address and a port (as 192.0.2.1:80 or [2001:db8::1]:80)".to_owned())
 }
 
 /// An interface's name or, with a `+` at the end, the beginning of one.

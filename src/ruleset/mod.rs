@@ -13,10 +13,11 @@ pub mod print;
 pub mod routing;
 pub mod rule;
 pub mod value;
+pub mod walk;
 
 pub use compare::{Difference, compare};
 pub use model::{Base, Chain, Family, Hook, Policy, Ruleset, Table, TableName};
-pub use nft_table::{NftChain, NftRule, NftTable};
+pub use nft_table::{NftChain, NftRule, NftTable, Place};
 pub use owner::{Mesh, Ownership, Traces};
 pub use routing::{PolicyRoute, Routing};
 pub use rule::{Condition, Counters, Match, Opaque, Rule, Target};

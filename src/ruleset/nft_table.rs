@@ -1,6 +1,7 @@
 //! Tables of nf_tables as they are, whoever made them, for showing.
 
-use super::{Mesh, Rule};
+use super::layout::Seat;
+use super::{Hook, Mesh, Rule};
 
 /// A table of nf_tables.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,10 +31,23 @@ pub struct NftChain {
     /// Where packets come to it, as `nft` says it: `type nat hook output priority -100; policy accept;`. `None` for a
     /// chain that rules jump to.
     pub base: Option<String>,
+    /// The same as far as packets of IP meet it: `None` also at other hooks.
+    pub place: Option<Place>,
     /// The mesh that it belongs to, if it is no base chain; `None`: nobody that is known here.
     pub owner: Option<Mesh>,
     /// Its rules.
     pub rules: Vec<NftRule>,
+}
+
+/// The place of a base chain at a hook of IP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The hook.
+    pub hook: Hook,
+    /// Type and priority.
+    pub seat: Seat,
+    /// Whether its policy is to drop.
+    pub drops: bool,
 }
 
 /// A rule of such a chain.

@@ -84,6 +84,11 @@ impl PortRange {
         PortRange { first: port, last: port }
     }
 
+    /// Whether `port` is in the range.
+    pub fn contains(self, port: u16) -> bool {
+        (self.first..=self.last).contains(&port)
+    }
+
     /// Whether it is more than one port.
     pub fn is_range(self) -> bool {
         self.first != self.last
@@ -190,6 +195,11 @@ impl AddressSet {
     /// The ranges.
     pub fn ranges(&self) -> &[AddressRange] {
         &self.0
+    }
+
+    /// Whether `address` is in the set.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.0.iter().any(|range| (range.first..=range.last).contains(&address))
     }
 }
 

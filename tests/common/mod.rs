@@ -21,6 +21,7 @@ pub(crate) mod state;
 pub(crate) mod strace;
 pub(crate) mod traffic;
 pub(crate) mod user_namespace;
+pub(crate) mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;

@@ -91,6 +91,11 @@ impl Namespace {
         }
     }
 
+    /// The name that `ip netns` knows it by.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The path that `setns` and `--netns` take.
     pub(crate) fn path(&self) -> PathBuf {
         Path::new("/run/netns").join(&self.name)

@@ -20,6 +20,8 @@ pub(crate) enum Privilege {
     NetAdminAndSysAdmin,
     /// User 0 with CAP_NET_ADMIN and CAP_NET_RAW, which iptables-legacy needs.
     NetAdminAndNetRaw,
+    /// User 0 with CAP_NET_ADMIN and CAP_SETUID.
+    NetAdminAndSetuid,
     /// Another user with CAP_NET_ADMIN as an ambient capability.
     Ambient(u32),
     /// Another user to whom CAP_NET_ADMIN is granted but not effective, as Kubernetes does it.
@@ -43,6 +45,7 @@ impl Privilege {
             Privilege::NetAdmin => (vec![], &["--inh-caps=-all", "--bounding-set=-all,+net_admin"]),
             Privilege::NetAdminAndSysAdmin => (vec![], &["--inh-caps=-all", "--bounding-set=-all,+net_admin,+sys_admin"]),
             Privilege::NetAdminAndNetRaw => (vec![], &["--inh-caps=-all", "--bounding-set=-all,+net_admin,+net_raw"]),
+            Privilege::NetAdminAndSetuid => (vec![], &["--inh-caps=-all", "--bounding-set=-all,+net_admin,+setuid"]),
             Privilege::Ambient(uid) => {
                 (user(uid), &["--inh-caps=-all,+net_admin", "--ambient-caps=-all,+net_admin", "--bounding-set=-all,+net_admin"])
             }

@@ -176,6 +176,17 @@ pub(crate) fn original_destination(stream: &TcpStream, local: SocketAddr) -> Opt
 }
 
 impl Namespace {
+    /// Binds a TCP port without SO_REUSEADDR, which would overlook a connection in TIME_WAIT.
+    #[track_caller]
+    pub(crate) fn bind_at_once(&self, address: SocketAddr) {
+        let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        let bound = self.inside(|| {
+            let fd: OwnedFd = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+            bind(std::os::fd::AsRawFd::as_raw_fd(&fd), &SockaddrStorage::from(address))
+        });
+        bound.unwrap_or_else(|errno| panic!("{address} cannot be bound: {errno}"));
+    }
+
     /// Connects over TCP as `who` and returns what the server at the other end saw.
     pub(crate) fn connect(&self, (uid, gid): Who, to: SocketAddr) -> Result<Seen, ErrorKind> {
         self.inside_as(uid, gid, || {

@@ -11,10 +11,9 @@ use crate::cli::failure::{Code, Failure};
 use crate::cli::options::Common;
 use crate::cli::report::Report;
 use crate::cli::session::{self, MeshOptions};
-use crate::cli::{dump, print, remove};
-use crate::host::probe::Probe;
+use crate::cli::{dump, print, probe, remove};
+use crate::host::probe::Passthrough;
 use crate::host::{Surroundings, capability};
-use crate::kernel::Choice;
 use crate::mesh::istio::{Local, Options};
 use crate::mesh::{Mesh, Plan};
 use crate::ruleset::Family;
@@ -35,11 +34,7 @@ pub(in crate::cli) fn work(options: Options, common: &Common, show_rules: bool, 
     if istio.skip_rule_apply {
         let (plan, surroundings) = session::plan(&options, common, None)?;
         info!("no rules are installed, as --skip-rule-apply says");
-        return if istio.run_validation {
-            validate(istio, &surroundings, Proof::Plan(plan, common, common.choice(options.preference())))
-        } else {
-            Ok(())
-        };
+        return if istio.run_validation { validate(&options, istio, &surroundings, common, Proof::Plan(plan)) } else { Ok(()) };
     }
     if istio.dry_run {
         let (plan, surroundings) = session::plan(&options, common, None)?;
@@ -48,7 +43,7 @@ pub(in crate::cli) fn work(options: Options, common: &Common, show_rules: bool, 
         if let Some(path) = &istio.dry_run_file_path {
             append(path, &text)?;
         }
-        return if istio.run_validation { validate(istio, &surroundings, Proof::None) } else { Ok(()) };
+        return if istio.run_validation { validate(&options, istio, &surroundings, common, Proof::None) } else { Ok(()) };
     }
     let choice = common.choice(options.preference());
     let mut kernel = session::open_kernel(common, choice)?;
@@ -70,7 +65,7 @@ pub(in crate::cli) fn work(options: Options, common: &Common, show_rules: bool, 
             iptables::ruleset(&held.ruleset, TextStyle::default())
         );
     }
-    surroundings.map_or(Ok(()), |surroundings| validate(istio, &surroundings, Proof::ReadBack))
+    surroundings.map_or(Ok(()), |surroundings| validate(&options, istio, &surroundings, common, Proof::ReadBack))
 }
 
 /// Settings that are taken for what they are worth here.
@@ -95,21 +90,22 @@ fn append(path: &str, text: &str) -> Result<(), Failure> {
 }
 
 /// What says that the rules are right when the probe cannot: it works for the proxy's user alone.
-enum Proof<'a> {
+enum Proof {
     /// The rules were installed and read back a moment ago.
     ReadBack,
     /// The rules have to be what this plan says.
-    Plan(Plan, &'a Common, Choice),
+    Plan(Plan),
     /// Nothing.
     None,
 }
 
-/// Istio's probe; for another user than the proxy's, a comparison of the kernel's rules with the plan.
-fn validate(options: &Options, surroundings: &Surroundings, proof: Proof<'_>) -> Result<(), Failure> {
+/// Istio's probe; for another user than the proxy's, a comparison of the kernel's rules with the plan, or without the
+/// privilege for that a connection of an application's.
+fn validate(all: &MeshOptions, options: &Options, surroundings: &Surroundings, common: &Common, proof: Proof) -> Result<(), Failure> {
     let user = geteuid().as_raw();
     if options.proxy_uids(surroundings).iter().any(|ids| ids.contains(user)) {
         let host_ip = Local::new(options, surroundings)?.host_ip;
-        let probe = Probe {
+        let probe = Passthrough {
             family: if host_ip.is_ipv6() { Family::V6 } else { Family::V4 },
             proxy_port: options.proxy_port,
             inbound_port: options.inbound_capture_port,
@@ -126,8 +122,8 @@ fn validate(options: &Options, surroundings: &Surroundings, proof: Proof<'_>) ->
             warn!("{not_the_proxy}; the rules have been read back instead, and are as planned");
             Ok(())
         }
-        Proof::Plan(plan, common, choice) if capability::raise_net_admin().is_ok() => {
-            let mut kernel = session::open_kernel(common, choice)?;
+        Proof::Plan(plan) if capability::raise_net_admin().is_ok() => {
+            let mut kernel = session::open_kernel(common, common.choice(all.preference()))?;
             let (drift, _) = kernel.check(&mut session::wanted(plan))?;
             session::close_kernel(kernel);
             match drift.first() {
@@ -140,10 +136,24 @@ fn validate(options: &Options, surroundings: &Surroundings, proof: Proof<'_>) ->
                 }
             }
         }
-        Proof::Plan(..) | Proof::None => Err(invalid(format!(
-            "cannot validate: {not_the_proxy}, and without CAP_NET_ADMIN the rules cannot be read; run as the proxy's user (--proxy-uid)"
-        ))),
+        Proof::Plan(_) => {
+            let checks = probe::try_all(all, common, options.probe_timeout, None, None)?;
+            for line in probe::lines(&checks) {
+                info!("{line}");
+            }
+            probe::judge(&checks, common).map_err(|failure| invalid(failure.to_string()))?;
+            if !probe::any_passed(&checks) {
+                return Err(cannot(&not_the_proxy));
+            }
+            info!("Validation passed: connections of user {user} arrive at the proxy's port ({not_the_proxy})");
+            Ok(())
+        }
+        Proof::None => Err(cannot(&not_the_proxy)),
     }
+}
+
+fn cannot(why: &str) -> Failure {
+    invalid(format!("cannot validate: {why}, and without CAP_NET_ADMIN the rules cannot be read; run as the proxy's user (--proxy-uid)"))
 }
 
 fn invalid(reason: String) -> Failure {

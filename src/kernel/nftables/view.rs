@@ -9,7 +9,7 @@ use super::read::{BaseData, ChainData, RuleData, Snapshot, TableData};
 use crate::kernel::backend::{Fault, Form, Held};
 use crate::kernel::netlink::wire::Malformed;
 use crate::ruleset::layout::{self, OWN_TABLE, Seat};
-use crate::ruleset::{Base, Chain, Condition, Family, Hook, Mesh, NftChain, NftRule, NftTable, Ownership, Policy, Rule, TableName};
+use crate::ruleset::{Base, Chain, Condition, Family, Hook, Mesh, NftChain, NftRule, NftTable, Ownership, Place, Policy, Rule, TableName};
 
 /// The tables that `pilot-agent istio-iptables --native-nftables` makes, all of family `inet`.
 pub(super) const ISTIO_TABLES: [(&str, TableName); 3] =
@@ -274,6 +274,7 @@ fn shown(table: &TableData, held: &[Held]) -> Result<NftTable, Malformed> {
         Ok(NftChain {
             name: data.name.clone(),
             base: data.base.as_ref().map(|base| seat_text(base, table.family)),
+            place: data.base.as_ref().filter(|_| matches!(table.family, abi::IPV4 | abi::IPV6 | abi::INET)).and_then(place_of),
             owner: owners.iter().find(|owner| owner.ownership.owns_chain(&chain)).map(|owner| owner.mesh),
             rules: rules.collect::<Result<_, _>>()?,
         })
@@ -284,6 +285,13 @@ fn shown(table: &TableData, held: &[Held]) -> Result<NftTable, Malformed> {
 
 fn source_of<'a>(table: &TableData, source: &'a RuleData) -> Source<'a> {
     Source { family: table.family, expressions: &source.expressions, user_data: &source.user_data }
+}
+
+/// Where packets of IP meet a base chain; `None` at a device's hook.
+fn place_of(base: &BaseData) -> Option<Place> {
+    let hook = Hook::ALL.into_iter().find(|hook| *hook as u32 == base.hook)?;
+    let kind = ["filter", "nat", "route"].into_iter().find(|kind| *kind == base.kind)?;
+    Some(Place { hook, seat: Seat { kind, priority: base.priority }, drops: base.policy == abi::DROP })
 }
 
 fn seat_text(base: &BaseData, family: u8) -> String {

@@ -15,7 +15,7 @@ pub fn specification(rule: &Rule, family: Family, name: impl Fn(&str) -> String)
 }
 
 /// The rule, with a counter or without.
-pub(super) fn words(rule: &Rule, family: Family, counted: bool, name: impl Fn(&str) -> String) -> String {
+pub(crate) fn words(rule: &Rule, family: Family, counted: bool, name: impl Fn(&str) -> String) -> String {
     let header = header_name(rule.protocol());
     // A match of the header's ports says what the protocol is.
     let is_said = header.is_some() && rule.matches.iter().any(|wanted| is_port(&wanted.condition));
@@ -25,7 +25,7 @@ pub(super) fn words(rule: &Rule, family: Family, counted: bool, name: impl Fn(&s
 
     let mut words: Vec<String> = matches.into_iter().map(|wanted| match_text(wanted, family, header.unwrap_or("th"))).collect();
     words.extend(counted.then(|| "counter".to_owned()));
-    if let Some(Counters { packets, bytes }) = rule.counters {
+    if let Some(Counters { packets, bytes }) = rule.counters.filter(|_| counted) {
         words.push(format!("packets {packets} bytes {bytes}"));
     }
     words.extend(target_text(&rule.target, name));
@@ -48,7 +48,7 @@ pub(crate) fn rank(condition: &Condition) -> u8 {
     }
 }
 
-fn is_port(condition: &Condition) -> bool {
+pub(crate) fn is_port(condition: &Condition) -> bool {
     matches!(
         condition,
         Condition::SourcePort(_) | Condition::SourcePorts(_) | Condition::DestinationPort(_) | Condition::DestinationPorts(_)

@@ -1,0 +1,139 @@
+//! A DNS query over UDP, which the rules have to send to the proxy's resolver, and its answer, which has to come back
+//! from the server that was asked.
+
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::socket::{SockaddrStorage, bind};
+use nix::unistd::{Uid, setfsuid};
+
+use super::{Trouble, loopback};
+use crate::host::socket;
+use crate::ruleset::Family;
+
+/// The probe: a query that the rules should redirect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resolver {
+    /// The server that an application would ask.
+    pub server: SocketAddr,
+    /// The port of the proxy's resolver, where the query has to arrive.
+    pub port: u16,
+    /// How long it may take.
+    pub timeout: Duration,
+}
+
+/// How far query and answer got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The query arrived, and an answer came back from the server's address.
+    CameBack,
+    /// The query arrived. An answer would have to be sent by the proxy's user.
+    NotSent,
+    /// Whoever holds the resolver's port answered, from the server's address.
+    Given,
+}
+
+/// Sockets of the proxy's user, who alone can send answers that the rules translate back.
+#[derive(Debug)]
+pub struct AnsweringSockets {
+    uid: u32,
+    of: [Option<OwnedFd>; 2],
+}
+
+impl AnsweringSockets {
+    /// Sockets that belong to the user `uid`, if this thread may make such (`CAP_SETUID`).
+    pub fn of_user(uid: u32) -> Option<AnsweringSockets> {
+        let before = setfsuid(Uid::from_raw(uid));
+        // An id that nobody has changes nothing; what is told is the one that holds.
+        let holds = setfsuid(Uid::from_raw(u32::MAX)).as_raw() == uid;
+        let of = Family::ALL.map(|family| socket::udp(loopback(family).is_ipv4()).ok().filter(|_| holds));
+        setfsuid(before);
+        holds.then_some(AnsweringSockets { uid, of })
+    }
+
+    /// Whose they are.
+    pub fn uid(&self) -> u32 {
+        self.uid
+    }
+}
+
+/// The flag of an answer in the third byte of a DNS message.
+const ANSWER: u8 = 0x80;
+
+/// How long to listen for a query before looking whether its sending failed.
+const LISTEN: Duration = Duration::from_millis(20);
+
+impl Resolver {
+    /// Listens where the resolver will, asks, and answers. Where somebody holds the port, the answer is left to them: the
+    /// query asks for nothing, so that a resolver can only say so and asks nobody else.
+    pub fn run(&self, sockets: Option<&mut AnsweringSockets>) -> Result<Answer, Trouble> {
+        let deadline = Instant::now() + self.timeout;
+        let left = || deadline.saturating_duration_since(Instant::now());
+        let family = if self.server.is_ipv4() { Family::V4 } else { Family::V6 };
+        let (to, at, after) = (self.server, SocketAddr::new(loopback(family), self.port), self.timeout);
+        let client = socket::connected_udp(to).map_err(|errno| Trouble::NoRoute { to, errno })?;
+        let failed = |error: std::io::Error| Trouble::Failed { to, at, errno: Errno::from_raw(error.raw_os_error().unwrap_or_default()) };
+
+        let own = sockets.and_then(|sockets| sockets.of[usize::from(!to.is_ipv4())].take());
+        let may_answer = own.is_some();
+        let listener = match bound(own, at) {
+            Ok(listener) => Some(listener),
+            Err(Errno::EADDRINUSE) => None,
+            Err(errno) => return Err(Trouble::Listen { at, errno }),
+        };
+
+        // A header alone, with an id of its own.
+        let [high, low, ..] = RandomState::new().hash_one(to.port()).to_ne_bytes();
+        let query = [high, low, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        client.send(&query).map_err(failed)?;
+        let mut buffer = [0; 512];
+        if let Some(listener) = &listener {
+            let own = client.local_addr().map_err(failed)?;
+            listener.set_read_timeout(Some(LISTEN)).map_err(failed)?;
+            loop {
+                match listener.recv_from(&mut buffer) {
+                    Ok((length, from)) if from == own && buffer[..length] == query => break,
+                    _ if left().is_zero() => return Err(Trouble::Lost { to, at, after }),
+                    _ => {}
+                }
+                if let Some(error) = client.take_error().map_err(failed)? {
+                    return Err(failed(error));
+                }
+            }
+            if !may_answer {
+                return Ok(Answer::NotSent);
+            }
+            let mut answer = query;
+            answer[2] = ANSWER;
+            listener.send_to(&answer, own).map_err(failed)?;
+        }
+        loop {
+            // No time at all would mean for ever.
+            client.set_read_timeout(Some(left().max(LISTEN))).map_err(failed)?;
+            match client.recv(&mut buffer) {
+                Ok(length) if length >= query.len() && buffer[..2] == query[..2] && buffer[2] & ANSWER != 0 => {
+                    return Ok(if listener.is_some() { Answer::CameBack } else { Answer::Given });
+                }
+                Err(error) if !is_timeout(&error) => return Err(failed(error)),
+                _ if !left().is_zero() => {}
+                _ if listener.is_some() => return Err(Trouble::NoAnswer { to, at, after }),
+                _ => return Err(Trouble::Silent { to, at, after }),
+            }
+        }
+    }
+}
+
+fn is_timeout(error: &std::io::Error) -> bool {
+    matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::EAGAIN | Errno::EINTR))
+}
+
+/// `own`, or else a new socket, at `address`.
+fn bound(own: Option<OwnedFd>, address: SocketAddr) -> Result<UdpSocket, Errno> {
+    let fd = own.map_or_else(|| socket::udp(address.is_ipv4()), Ok)?;
+    bind(fd.as_raw_fd(), &SockaddrStorage::from(address))?;
+    Ok(UdpSocket::from(fd))
+}

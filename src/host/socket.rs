@@ -1,0 +1,182 @@
+//! Sockets for probes: connections that go no further than the first hop, and that are gone at once when they are
+//! closed, so that a port is free again for whom it is meant.
+
+use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::libc::{self, c_int};
+use nix::sys::socket::sockopt::{Ip6tOriginalDst, OriginalDst, SendTimeout};
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, connect, getsockopt, listen, setsockopt, socket,
+};
+use nix::sys::time::{TimeVal, TimeValLike};
+
+/// The hop limit of everything that is sent: enough for what stays in the pod, and for no host beyond the first.
+const HOPS: c_int = 1;
+
+/// Sets a socket option whose value is `value`, one number or two.
+#[expect(clippy::cast_possible_truncation, reason = "the length is 4 or 8")]
+fn set(fd: &impl AsFd, level: c_int, name: c_int, value: &[c_int]) -> Result<(), Errno> {
+    // SAFETY: the kernel reads as many bytes as `value` has.
+    let done = unsafe { libc::setsockopt(fd.as_fd().as_raw_fd(), level, name, value.as_ptr().cast(), size_of_val(value) as u32) };
+    Errno::result(done).map(drop)
+}
+
+/// An unconnected socket, not blocking where `flags` say so.
+fn open(kind: SockType, is_ipv4: bool, flags: SockFlag) -> Result<OwnedFd, Errno> {
+    let (family, level, name) = match is_ipv4 {
+        true => (AddressFamily::Inet, libc::IPPROTO_IP, libc::IP_TTL),
+        false => (AddressFamily::Inet6, libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS),
+    };
+    let fd = socket(family, kind, flags | SockFlag::SOCK_CLOEXEC, None)?;
+    set(&fd, level, name, &[HOPS])?;
+    Ok(fd)
+}
+
+/// Makes closing end the connection by a reset. Nothing of it lingers in TIME_WAIT, where it would hold the port.
+#[doc(alias = "SO_LINGER")]
+fn reset_on_close(fd: &impl AsFd) -> Result<(), Errno> {
+    // struct linger: on, for 0 seconds.
+    set(fd, libc::SOL_SOCKET, libc::SO_LINGER, &[1, 0])
+}
+
+/// Listens on `address`, with `shared` beside whoever else listens there and is willing to share too.
+pub(super) fn listen_on(address: SocketAddr, shared: bool) -> Result<TcpListener, Errno> {
+    let fd = open(SockType::Stream, address.is_ipv4(), SockFlag::SOCK_NONBLOCK)?;
+    set(&fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, &[1])?;
+    if shared {
+        set(&fd, libc::SOL_SOCKET, libc::SO_REUSEPORT, &[1])?;
+    }
+    bind(fd.as_raw_fd(), &SockaddrStorage::from(address))?;
+    listen(&fd, Backlog::MAXCONN)?;
+    Ok(TcpListener::from(fd))
+}
+
+/// The next connection, if there is one.
+pub(super) fn accept(listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
+    let (stream, peer) = listener.accept().ok()?;
+    // Without it, it would only take longer to be gone.
+    let _ = reset_on_close(&stream);
+    Some((stream, peer))
+}
+
+/// How the other end learns of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Handshake {
+    /// In full.
+    Full,
+    /// The last step is left out for as long as the kernel delays it, a fifth of a second: a server that listens has a
+    /// connection in the making, of which its program hears nothing if it is reset before.
+    #[doc(alias = "TCP_DEFER_ACCEPT")]
+    Unfinished,
+}
+
+/// Connects within `timeout`.
+pub(super) fn dial(from: Option<IpAddr>, to: SocketAddr, handshake: Handshake, timeout: Duration) -> Result<TcpStream, Errno> {
+    let fd = open(SockType::Stream, to.is_ipv4(), SockFlag::empty())?;
+    reset_on_close(&fd)?;
+    if handshake == Handshake::Unfinished {
+        set(&fd, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, &[1])?;
+    }
+    // It limits connect too. 0 would mean for ever.
+    let millis = i64::try_from(timeout.as_millis()).unwrap_or(i64::MAX).max(1);
+    setsockopt(&fd, SendTimeout, &TimeVal::milliseconds(millis))?;
+    if let Some(from) = from {
+        bind(fd.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(from, 0)))?;
+    }
+    match connect(fd.as_raw_fd(), &SockaddrStorage::from(to)) {
+        Err(Errno::EINPROGRESS) => Err(Errno::ETIMEDOUT),
+        result => result.map(|()| TcpStream::from(fd)),
+    }
+}
+
+/// A UDP socket that is nowhere yet.
+pub(super) fn udp(is_ipv4: bool) -> Result<OwnedFd, Errno> {
+    open(SockType::Datagram, is_ipv4, SockFlag::empty())
+}
+
+/// A UDP socket that talks with `to` alone and hears of errors on the way. Nothing is sent: without a route it fails.
+#[doc(alias("IP_RECVERR", "IPV6_RECVERR"))]
+pub(super) fn connected_udp(to: SocketAddr) -> Result<UdpSocket, Errno> {
+    let fd = udp(to.is_ipv4())?;
+    let (level, name) = match to {
+        SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_RECVERR),
+        SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_RECVERR),
+    };
+    set(&fd, level, name, &[1])?;
+    connect(fd.as_raw_fd(), &SockaddrStorage::from(to))?;
+    Ok(UdpSocket::from(fd))
+}
+
+/// Where the connection was going before the packet filter changed its destination.
+#[doc(alias("SO_ORIGINAL_DST", "IP6T_SO_ORIGINAL_DST"))]
+pub(super) fn original_destination(stream: &TcpStream, is_ipv4: bool) -> Result<SocketAddr, Errno> {
+    Ok(if is_ipv4 {
+        let raw = getsockopt(stream, OriginalDst)?;
+        SocketAddrV4::new(u32::from_be(raw.sin_addr.s_addr).into(), u16::from_be(raw.sin_port)).into()
+    } else {
+        let raw = getsockopt(stream, Ip6tOriginalDst)?;
+        SocketAddrV6::new(raw.sin6_addr.s6_addr.into(), u16::from_be(raw.sin6_port), 0, 0).into()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::host::testing::in_new_namespace;
+
+    const HERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15001);
+    const PATIENCE: Duration = Duration::from_secs(5);
+
+    #[test]
+    fn a_port_is_free_at_once_after_a_connection() {
+        in_new_namespace("socket port", |_| {
+            for _ in 0..3 {
+                let listener = listen_on(HERE, false).unwrap();
+                let client = dial(None, HERE, Handshake::Full, PATIENCE).unwrap();
+                let (stream, peer) = accept(&listener).unwrap();
+                assert_eq!(peer, client.local_addr().unwrap());
+                drop((listener, stream, client));
+                // Without SO_REUSEADDR, which would overlook a connection in TIME_WAIT.
+                let fd = open(SockType::Stream, true, SockFlag::empty()).unwrap();
+                bind(fd.as_raw_fd(), &SockaddrStorage::from(HERE)).unwrap();
+            }
+        });
+    }
+
+    #[test]
+    fn a_server_never_hears_of_an_unfinished_handshake() {
+        in_new_namespace("socket handshake", |_| {
+            let server = listen_on(HERE, false).unwrap();
+            drop(dial(None, HERE, Handshake::Unfinished, PATIENCE).unwrap());
+            // Whatever comes first was sent first.
+            let second = dial(None, HERE, Handshake::Full, PATIENCE).unwrap();
+            assert_eq!(accept(&server).unwrap().1, second.local_addr().unwrap());
+            assert!(accept(&server).is_none());
+        });
+    }
+
+    #[test]
+    fn only_the_willing_share_a_port() {
+        in_new_namespace("socket shared", |_| {
+            let _first = listen_on(HERE, true).unwrap();
+            let _second = listen_on(HERE, true).unwrap();
+            assert_eq!(listen_on(HERE, false).unwrap_err(), Errno::EADDRINUSE);
+        });
+    }
+
+    #[test]
+    fn without_a_route_a_socket_does_not_connect() {
+        in_new_namespace("socket route", |_| {
+            for (to, errno) in [("192.0.2.1:53", Errno::ENETUNREACH), ("[2001:db8::1]:53", Errno::ENETUNREACH)] {
+                let to = to.parse().unwrap();
+                assert_eq!(connected_udp(to).unwrap_err(), errno);
+                assert_eq!(dial(None, to, Handshake::Full, PATIENCE).unwrap_err(), errno);
+            }
+        });
+    }
+}

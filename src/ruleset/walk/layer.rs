@@ -1,0 +1,219 @@
+//! The base chains of all tables, as packets meet them: by hook and priority, whichever packet filter they are in.
+
+use crate::ruleset::layout::Seat;
+use crate::ruleset::nft_table::Place;
+use crate::ruleset::print::{iptables, nft};
+use crate::ruleset::{Condition, Family, Hook, Match, NftChain, NftRule, NftTable, Policy, Rule, Ruleset, Table, TableName, Target};
+
+/// Where the kernel's own connection tracking stands at its hooks.
+#[doc(alias = "NF_IP_PRI_CONNTRACK")]
+pub(super) const CONNECTION_TRACKING: i32 = -200;
+
+/// Where nat chains are called from that change destinations.
+#[doc(alias = "NF_IP_PRI_NAT_DST")]
+const DESTINATIONS: i32 = -100;
+
+/// Where those are called from that change sources.
+#[doc(alias = "NF_IP_PRI_NAT_SRC")]
+const SOURCES: i32 = 100;
+
+/// The tables of one family, in the kernel's order.
+#[derive(Clone, Debug, Default)]
+pub struct Layers<'a> {
+    all: Vec<Layer<'a>>,
+}
+
+/// One base chain with the chains that it leads to.
+#[derive(Clone, Debug)]
+pub struct Layer<'a> {
+    pub(super) source: Source<'a>,
+    pub(super) family: Family,
+    pub(super) hook: Hook,
+    /// When its turn is at the hook.
+    pub(super) turn: i32,
+    /// Its own priority, which for nat chains orders them among each other only.
+    priority: i32,
+    /// Whether it is asked for a connection's first packet alone.
+    pub(super) is_nat: bool,
+    /// Whether a changed mark makes the kernel look for a route again.
+    pub(super) reroutes: bool,
+    pub(super) drops: bool,
+    pub(super) base: &'a str,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Source<'a> {
+    /// A table of iptables: planned, or in the legacy packet filter.
+    Iptables(&'a Table),
+    Nft(&'a NftTable),
+}
+
+impl<'a> Layers<'a> {
+    /// What the plan of a family alone makes a packet meet.
+    pub fn of_plan(plan: &'a Ruleset) -> Layers<'a> {
+        Layers::new(plan.family, Some(plan), &[])
+    }
+
+    /// The base chains of `legacy`, a rule set of the legacy packet filter (or a plan), and of all tables of nf_tables, as
+    /// far as packets of `family` meet them.
+    pub fn new(family: Family, legacy: Option<&'a Ruleset>, tables: &'a [NftTable]) -> Layers<'a> {
+        let mut all = Vec::new();
+        for table in legacy.into_iter().flat_map(|rules| &rules.tables) {
+            for chain in &table.chains {
+                let Some(base) = chain.base else { continue };
+                let Some(seat) = Seat::of(table.name, base.hook) else { continue };
+                let drops = base.policy == Some(Policy::Drop);
+                let place = Place { hook: base.hook, seat, drops };
+                add(&mut all, Source::Iptables(table), family, place, &chain.name, chain.rules.is_empty());
+            }
+        }
+        // Of those with one priority, the one that came last is asked first.
+        for table in tables.iter().rev().filter(|table| !table.dormant && is_of(family, table.family)) {
+            for chain in table.chains.iter().rev() {
+                let Some(place) = chain.place else { continue };
+                let is_idle = chain.rules.iter().all(|rule| !concerns(rule, family));
+                add(&mut all, Source::Nft(table), family, place, &chain.name, is_idle);
+            }
+        }
+        all.sort_by_key(|layer| (layer.hook, layer.turn, layer.priority));
+        Layers { all }
+    }
+
+    /// Whether tables of both packet filters have the same turn: which of them is asked first depends on which came first,
+    /// and the kernel does not tell.
+    pub(super) fn are_tied(&self) -> bool {
+        let key = |layer: &Layer<'_>| (layer.hook, layer.turn, layer.priority);
+        self.all.windows(2).any(|pair| key(&pair[0]) == key(&pair[1]) && pair[0].is_legacy() != pair[1].is_legacy())
+    }
+
+    /// Those at a hook, in turn; of those with the same turn the legacy ones first, or last.
+    pub(super) fn at(&self, hook: Hook, legacy_last: bool) -> Vec<&Layer<'a>> {
+        let mut layers: Vec<&Layer<'a>> = self.all.iter().filter(|layer| layer.hook == hook).collect();
+        if legacy_last {
+            layers.sort_by_key(|layer| (layer.turn, layer.priority, layer.is_legacy()));
+        }
+        layers
+    }
+}
+
+fn add<'a>(all: &mut Vec<Layer<'a>>, source: Source<'a>, family: Family, place: Place, base: &'a str, is_idle: bool) {
+    let Place { hook, seat: Seat { kind, priority }, drops } = place;
+    if is_idle && !drops {
+        return;
+    }
+    let is_nat = kind == "nat";
+    // All nat chains of a hook are called from one place there.
+    let turn = match hook {
+        Hook::Prerouting | Hook::Output if is_nat => DESTINATIONS,
+        _ if is_nat => SOURCES,
+        _ => priority,
+    };
+    all.push(Layer { source, family, hook, turn, priority, is_nat, reroutes: kind == "route", drops, base });
+}
+
+fn is_of(family: Family, name: &str) -> bool {
+    match name {
+        "inet" => true,
+        "ip" => family == Family::V4,
+        "ip6" => family == Family::V6,
+        _ => false,
+    }
+}
+
+fn concerns(rule: &NftRule, family: Family) -> bool {
+    rule.only.is_none_or(|only| only == family)
+}
+
+/// A rule with its place among those of its chain.
+pub(super) type Placed<'a> = (usize, &'a Rule);
+
+impl<'a> Layer<'a> {
+    pub(super) fn is_legacy(&self) -> bool {
+        matches!(self.source, Source::Iptables(_))
+    }
+
+    /// Whether rules mean what xtables' extensions mean: those of iptables, whichever packet filter they are in.
+    pub(super) fn is_xtables(&self) -> bool {
+        match self.source {
+            Source::Iptables(_) => true,
+            Source::Nft(table) => is_iptables_nft(table),
+        }
+    }
+
+    /// The table's name, with its family where nf_tables has it: `nat`, `ip mesh-init`.
+    pub fn table(&self) -> String {
+        match self.source {
+            Source::Iptables(table) => table.name.to_string(),
+            Source::Nft(table) => format!("{} {}", table.family, table.name),
+        }
+    }
+
+    /// The packet filter that it is in: `legacy` or `nftables`.
+    pub fn filter(&self) -> &'static str {
+        if self.is_legacy() { "legacy" } else { "nftables" }
+    }
+
+    /// The hook.
+    pub fn hook(&self) -> Hook {
+        self.hook
+    }
+
+    /// Its priority at the hook.
+    pub fn priority(&self) -> i32 {
+        self.priority
+    }
+
+    /// The base chain's name.
+    pub fn chain(&self) -> &'a str {
+        self.base
+    }
+
+    /// Whether its policy drops what comes to its end.
+    pub fn drops(&self) -> bool {
+        self.drops
+    }
+
+    pub(super) fn turn(&self) -> i32 {
+        self.turn
+    }
+
+    /// The rules of a chain that packets of the family meet.
+    pub(super) fn rules(&self, name: &str) -> Vec<Placed<'a>> {
+        match self.source {
+            Source::Iptables(table) => table.chain(name).into_iter().flat_map(|chain| chain.rules.iter().enumerate()).collect(),
+            Source::Nft(table) => {
+                let rules = nft_chain(table, name).into_iter().flat_map(|chain| chain.rules.iter().enumerate());
+                rules.filter(|(_, rule)| concerns(rule, self.family)).map(|(index, rule)| (index, &rule.rule)).collect()
+            }
+        }
+    }
+
+    /// The chain's name as the table itself holds it.
+    pub(super) fn own_name(&self, name: &str) -> Option<&'a str> {
+        match self.source {
+            Source::Iptables(table) => table.chain(name).map(|chain| chain.name.as_str()),
+            Source::Nft(table) => nft_chain(table, name).map(|chain| chain.name.as_str()),
+        }
+    }
+
+    /// One match of a rule, likewise.
+    pub fn match_text(&self, rule: &Rule, wanted: &Match) -> String {
+        // Ports belong to a protocol, whose name is part of their match.
+        let protocol =
+            rule.protocol().filter(|_| nft::is_port(&wanted.condition)).map(|protocol| Match::from(Condition::Protocol(protocol)));
+        self.text(&Rule { matches: protocol.into_iter().chain([wanted.clone()]).collect(), ..Rule::new([], Target::Continue) })
+    }
+
+    /// A rule of the table in the words of the program that writes such tables.
+    pub fn text(&self, rule: &Rule) -> String {
+        if self.is_xtables() { iptables::specification(rule, self.family) } else { nft::words(rule, self.family, false, str::to_owned) }
+    }
+}
+
+fn is_iptables_nft(table: &NftTable) -> bool {
+    table.family != "inet" && TableName::ALL.iter().any(|name| name.as_str() == table.name)
+}
+
+fn nft_chain<'a>(table: &'a NftTable, name: &str) -> Option<&'a NftChain> {
+    table.chains.iter().find(|chain| chain.name == name)
+}

@@ -96,12 +96,8 @@ impl Kernel {
             survey.filters.push((name, findings.map(|findings| plans.iter().zip(findings).map(answer).collect())));
         }
         survey.assigned = survey.assign(&plans);
-        let nowhere = survey.assigned.iter().find(|(_, backend)| backend.is_none()).map(|(family, _)| *family);
         let all_answered = survey.filters.iter().all(|(_, answers)| answers.is_ok());
-        if let Some(Family::V6) = nowhere
-            && all_answered
-            && self.without_ipv6(Family::V6)?
-        {
+        if survey.assigned.contains(&(Family::V6, None)) && all_answered && self.without_ipv6(Family::V6)? {
             survey.left_out = Some("no packet filter takes the IPv6 rules, and the pod has no global IPv6 address");
             wanted.leave_ipv6_out();
             let plans: Vec<Ruleset> = wanted.planned().cloned().collect();

@@ -226,6 +226,8 @@ impl Network {
             pod.addresses("eth0", &[own]);
             outside.addresses("pod0", &[gate]);
             outside.addresses("lo", &far);
+            pod.await_local_routes(&[own]);
+            outside.await_local_routes(&[gate]);
             pod.ip(&[&format!("route add {default}")]);
         }
         Network { pod, outside }

@@ -3,10 +3,12 @@
 use std::fs;
 use std::net::SocketAddr;
 
+use serde_json::Value;
+
 use super::common::namespace::{Namespace, Network, run as output_of};
 use super::common::traffic::{APP, ISTIO_PROXY, LINKERD_PROXY, Servers, Who, at};
 use super::common::{Family, Outcome, Privilege};
-use super::shapes::{Pod, Shape, Verdict};
+use super::shapes::{Found, Pod, Preflight, Shape, Verdict};
 
 /// Nobody's business but the application's.
 const PORT: u16 = 8080;
@@ -58,35 +60,49 @@ pub(crate) fn run(shape: &'static Shape) {
         let addresses: Vec<&str> = pod.addresses.iter().map(|family| family.digit()).collect();
         let words: Vec<String> = pod.words.iter().map(|word| if word.is_empty() { "''".to_owned() } else { (*word).to_owned() }).collect();
         println!("== {}: {which}, IPv{}: {}", shape.name, addresses.join(" and IPv"), words.join(" "));
-        check(&mut results, pod, &Network::of(namespace, pod.addresses));
+        check(&mut results, shape, pod, &Network::of(namespace, pod.addresses));
     }
     println!("end: {}: {} checks, {} failed", shape.name, results.checks, results.failures);
 }
 
-fn check(results: &mut Results, pod: &Pod, network: &Network) {
+fn check(results: &mut Results, shape: &Shape, pod: &Pod, network: &Network) {
     let mesh = if pod.words[0] == "istio" { ISTIO } else { LINKERD };
-    let run = |verb: &[&str]| network.pod.mesh_init(&[verb, pod.words].concat()).env("MESH_INIT_BACKEND", "auto").run();
+    let run = |verb: &str, options: &[&str]| network.pod.mesh_init(&[&[verb], pod.words, options].concat()).backend("auto").run();
     check_privileges(results, &network.pod);
 
+    let tables = network.pod.legacy_tables();
+    check_preflight(results, &run("preflight", &["--format", "json"]), shape, &pod.preflight);
+    let after = network.pod.legacy_tables();
+    results.tell(tables == after, "legacy tables after preflight", &format!("{after:?}"), &format!("{tables:?}"));
+
     fs::write(TERMINATION_LOG, "").unwrap();
-    let applied = run(&["apply"]);
+    let applied = run("apply", &[]);
     verdict(results, "apply", &applied, &pod.apply);
     check_last_words(results, &applied);
     if pod.apply.0 == 0 {
-        verdict(results, "apply again", &run(&["apply"]), &Verdict(0, &["already in place"]));
+        verdict(results, "apply again", &run("apply", &[]), &Verdict(0, &["already in place"]));
+        verdict(results, "apply --probe", &run("apply", &["--probe"]), &pod.probe);
     }
-    let drop_in = network.pod.mesh_init(&pod.words[1..]).called(mesh.drop_in).env("MESH_INIT_BACKEND", "auto").run();
+    let drop_in = network.pod.mesh_init(&pod.words[1..]).called(mesh.drop_in).backend("auto").run();
     let of_drop_in = if pod.apply.0 == 0 { Verdict(0, &["already in place", "COMMIT"]) } else { Verdict(1, pod.apply.1) };
     verdict(results, mesh.drop_in, &drop_in, &of_drop_in);
-    verdict(results, "verify", &run(&["verify"]), &pod.verify);
+    verdict(results, "verify", &run("verify", &[]), &pod.verify);
+    // Where it cannot even be compared there is nothing to try.
+    let unprobed = [12, 13].contains(&pod.verify.0);
+    verdict(results, "verify --probe", &run("verify", &["--probe"]), if unprobed { &pod.verify } else { &pod.probe });
     {
         let _outside = Servers::tcp(&network.outside, &[PORT]);
         let _app = Servers::tcp(&network.pod, &[PORT]);
+        let _proxy = Servers::transparent(&network.pod, mesh.proxy, &[mesh.outgoing, mesh.incoming]);
+        if pod.apply.0 == 0 {
+            let beside = run("verify", &["--probe"]);
+            verdict(results, "verify --probe beside the proxy", &beside, &Verdict(0, &["in place: ", "listens already"]));
+        }
+        // They answer anything with what they saw, which is no DNS: nobody but our own clients asks them.
         let far: Vec<SocketAddr> = pod.addresses.iter().map(|family| at(of(*family, Network::FAR), 53)).collect();
         let own: Vec<SocketAddr> = pod.addresses.iter().map(|family| at(of(*family, ["127.0.0.1", "::1"]), DNS)).collect();
         let _far_dns = Servers::udp(&network.outside, (0, 0), &far);
         let _dns = Servers::udp(&network.pod, mesh.proxy, &own);
-        let _proxy = Servers::transparent(&network.pod, mesh.proxy, &[mesh.outgoing, mesh.incoming]);
         check_connections(results, network, &mesh, pod, true);
         let removed = network.pod.mesh_init(&["remove", pod.words[0]]).run();
         verdict(results, "remove", &removed, if pod.apply.0 == 0 { &Verdict(0, &["are removed"]) } else { &Verdict(0, &["nothing of"]) });
@@ -104,6 +120,44 @@ fn check_privileges(results: &mut Results, pod: &Namespace) {
     let net_admin_alone = "CapInh:0000000000000000 CapPrm:0000000000001000 CapEff:0000000000001000 CapBnd:0000000000001000 \
                            CapAmb:0000000000000000 NoNewPrivs:1";
     results.tell(found == net_admin_alone, "privileges", &found, net_admin_alone);
+}
+
+/// Preflight's exit code, what it has to say of the packet filters (of all families that are planned, and of no other) and
+/// of Kata, and what is alike in all guests.
+fn check_preflight(results: &mut Results, outcome: &Outcome, shape: &Shape, Preflight(code, groups): &Preflight) {
+    const EVERYWHERE: [Found; 5] = [
+        ("kernel-release", "ok", ""),
+        ("capability", "ok", "CAP_NET_ADMIN is effective"),
+        ("user-namespace", "ok", ""),
+        ("rules", "ok", "none are there"),
+        ("gvisor", "ok", ""),
+    ];
+    let report: Value = serde_json::from_str(&outcome.stdout).unwrap_or_default();
+    let checks: Vec<&Value> = report["checks"].as_array().into_iter().flatten().collect();
+    let text = |check: &Value, member: &str| check[member].as_str().unwrap_or_default().to_owned();
+    let verdict = text(&report, "verdict");
+    let right = outcome.code == *code && report["exit_code"] == *code && (verdict == "blocker") == (*code == 4);
+    results.tell(right, "preflight", &format!("{}: {verdict}{}", outcome.code, outcome.stderr.trim_end()), &code.to_string());
+
+    let mut expected: Vec<Found> = groups.concat();
+    let is_filter = |name: &str| name.starts_with("nftables-") || name.starts_with("legacy-");
+    let found: Vec<String> = checks.iter().map(|check| text(check, "name")).filter(|name| is_filter(name)).collect();
+    let mut unexpected = found.clone();
+    unexpected.retain(|name| !expected.iter().any(|(known, _, _)| known == name));
+    results.tell(unexpected.is_empty(), "preflight asks", &found.join(" "), "not all of them");
+
+    expected.extend(EVERYWHERE);
+    expected.push(("kata", "ok", shape.kata));
+    for (name, verdict, evidence) in expected {
+        let of_name: Vec<&&Value> = checks.iter().filter(|check| check["name"] == name).collect();
+        let right = |check: &Value| {
+            let has_remedy = !text(check, "remedy").is_empty();
+            check["verdict"] == verdict && text(check, "evidence").contains(evidence) && (has_remedy || verdict != "blocker")
+        };
+        let all_right = matches!(of_name[..], [check] if right(check));
+        let told: Vec<String> = of_name.iter().map(|check| format!("{}: {}", text(check, "verdict"), text(check, "evidence"))).collect();
+        results.tell(all_right, &format!("preflight {name}"), &told.join(" | "), &format!("{verdict}: {evidence:?}"));
+    }
 }
 
 fn verdict(results: &mut Results, what: &str, outcome: &Outcome, Verdict(code, words): &Verdict) {

@@ -9,6 +9,8 @@ pub(crate) struct Shape {
     pub(crate) parameters: &'static str,
     /// The modules that it has besides those that these need.
     pub(crate) modules: &'static [&'static [&'static str]],
+    /// What preflight says of Kata.
+    pub(crate) kata: &'static str,
     pub(crate) pods: &'static [Pod],
 }
 
@@ -18,14 +20,24 @@ pub(crate) struct Pod {
     pub(crate) addresses: &'static [Family],
     /// The mesh and its flags.
     pub(crate) words: &'static [&'static str],
+    pub(crate) preflight: Preflight,
     pub(crate) apply: Verdict,
     pub(crate) verify: Verdict,
+    /// What comes after it with `--probe`, where `verify` itself does not fail.
+    pub(crate) probe: Verdict,
     /// Families whose connections go to the proxy afterwards.
     pub(crate) captured: &'static [Family],
 }
 
 /// How a run has to end: its exit code, and what it has to write.
 pub(crate) struct Verdict(pub(crate) i32, pub(crate) &'static [&'static str]);
+
+/// How preflight has to end: its exit code, and checks with their verdict and words of their evidence. Of the checks of packet
+/// filters there are no others.
+pub(crate) struct Preflight(pub(crate) i32, pub(crate) &'static [&'static [Found]]);
+
+/// The name of a check, its verdict, and words of its evidence.
+pub(crate) type Found = (&'static str, &'static str, &'static str);
 
 const VETH: &[&str] = &["veth"];
 const NFT: &[&str] = &["nf_tables", "nft_chain_nat", "nft_redir", "nft_ct", "nft_tproxy"];
@@ -59,11 +71,13 @@ const LINKERD_V4: &[&str] = &["linkerd", "-p", "4143", "-o", "4140", "--proxy-ui
 const fn pod(
     addresses: &'static [Family],
     words: &'static [&'static str],
+    preflight: Preflight,
     apply: Verdict,
     verify: Verdict,
+    probe: Verdict,
     captured: &'static [Family],
 ) -> Pod {
-    Pod { addresses, words, apply, verify, captured }
+    Pod { addresses, words, preflight, apply, verify, probe, captured }
 }
 
 const fn done(words: &'static [&'static str]) -> Verdict {
@@ -74,16 +88,110 @@ const fn done(words: &'static [&'static str]) -> Verdict {
 const NOT_CAPTURED: &str = "warning: IPv6 traffic is not captured although the pod has the address 2001:db8:9::2";
 const LEFT_OUT: &str = "warning: IPv6 is left out";
 const NO_NFTABLES: &str = "the kernel has no nf_tables";
+const NO_LEGACY: &str = "the kernel has no legacy packet filter for it (ENOPROTOOPT)";
+
+// What preflight says of each packet filter and family.
+const NFT_TAKES_V4: &[Found] =
+    &[("nftables-ipv4", "ok", "takes the "), ("legacy-ipv4", "ok", "not needed, since nftables takes the rules")];
+const NFT_TAKES_V6: &[Found] =
+    &[("nftables-ipv6", "ok", "takes the "), ("legacy-ipv6", "ok", "not needed, since nftables takes the rules")];
+/// Whether there is a legacy table nobody can say without making it.
+const LEGACY_MAY_V4: &[Found] =
+    &[("nftables-ipv4", "ok", "not needed, since legacy takes the rules: "), ("legacy-ipv4", "warning", "may take the ")];
+const LEGACY_MAY_V6: &[Found] =
+    &[("nftables-ipv6", "ok", "not needed, since legacy takes the rules: "), ("legacy-ipv6", "warning", "may take the ")];
+const V6_LEFT_OUT: &[Found] = &[
+    ("ipv6", "warning", "IPv6 is left out: "),
+    ("nftables-ipv6", "ok", "not needed, since IPv6 is left out: "),
+    ("legacy-ipv6", "ok", "not needed, since IPv6 is left out: "),
+];
+const NO_V6_STACK: &[Found] = &[("ipv6", "warning", "IPv6 is left out: ")];
+const NOTHING_V4: &[Found] = &[("nftables-ipv4", "blocker", NO_NFTABLES), ("legacy-ipv4", "blocker", NO_LEGACY)];
+const NOTHING_V6: &[Found] = &[("nftables-ipv6", "blocker", NO_NFTABLES), ("legacy-ipv6", "blocker", NO_LEGACY)];
+const NO_REDIR_V4: &[Found] = &[("nftables-ipv4", "blocker", "redir"), ("legacy-ipv4", "blocker", NO_LEGACY)];
+const NO_REDIR_V6: &[Found] = &[("nftables-ipv6", "blocker", "redir"), ("legacy-ipv6", "blocker", NO_LEGACY)];
+const NO_OWNER_V4: &[Found] = &[("nftables-ipv4", "blocker", NO_NFTABLES), ("legacy-ipv4", "blocker", "the match owner")];
+const NO_OWNER_V6: &[Found] = &[("nftables-ipv6", "blocker", NO_NFTABLES), ("legacy-ipv6", "blocker", "the match owner")];
+const LEGACY_ALONE: &[Found] = &[("legacy-ipv4", "warning", "may take the "), ("legacy-ipv6", "warning", "may take the ")];
+const NO_LEGACY_ALONE: &[Found] = &[("legacy-ipv4", "blocker", NO_LEGACY), ("legacy-ipv6", "blocker", NO_LEGACY)];
+const NO_NFTABLES_ALONE: &[Found] = &[("nftables-ipv4", "blocker", NO_NFTABLES), ("nftables-ipv6", "blocker", NO_NFTABLES)];
+
+// What the probe says of each mesh.
+const V4_PROBED_ISTIO: &str = "probe: IPv4: a connection to 192.0.2.1:15002 arrived at port 15001, with its original destination";
+const V6_PROBED_ISTIO: &str = "probe: IPv6: a connection to [2001:db8::1]:15002 arrived at port 15001, with its original destination";
+const V4_PROBED_LINKERD: &str = "probe: IPv4: a connection to 192.0.2.1:15002 arrived at port 4140, with its original destination";
+const V6_PROBED_LINKERD: &str = "probe: IPv6: a connection to [2001:db8::1]:15002 arrived at port 4140, with its original destination";
+const V4_DNS: &str = "probe: IPv4: a DNS query to ";
+const V6_DNS: &str = "probe: IPv6: a DNS query to ";
+const V6_NO_ROUTE: &str = "probe: not tried: IPv6: there is no route to [2001:db8::1]:15002";
+/// Where there are no rules it was not tried.
+const UNPROBED: Verdict = Verdict(0, &[]);
 
 /// Where nf_tables takes everything.
 const IN_NFTABLES: &[Pod] = &[
-    pod(V4_ALONE, ISTIO, done(&["installed and verified: 18 rules of istio (nftables, IPv4)"]), done(&["in place: 18"]), V4_ALONE),
-    pod(V4_ALONE, LINKERD, done(&["14 rules of linkerd (nftables, IPv4 and IPv6)"]), done(&["in place: 14"]), V4_ALONE),
-    pod(BOTH, ISTIO_DUAL, done(&["30 rules of istio (nftables, IPv4 and IPv6)"]), done(&["in place: 30"]), BOTH),
-    pod(BOTH, ISTIO_ALL, done(&["rules of istio (nftables, IPv4 and IPv6)"]), done(&["in place: "]), BOTH),
-    pod(BOTH, LINKERD, done(&["14 rules of linkerd (nftables, IPv4 and IPv6)"]), done(&["in place: 14"]), BOTH),
-    pod(BOTH, ISTIO, done(&[NOT_CAPTURED, "18 rules of istio (nftables, IPv4)"]), done(&[NOT_CAPTURED, "in place: 18"]), V4_ALONE),
-    pod(BOTH, LINKERD_V4, done(&[NOT_CAPTURED, "(nftables, IPv4)"]), done(&[NOT_CAPTURED, "in place: "]), V4_ALONE),
+    pod(
+        V4_ALONE,
+        ISTIO,
+        Preflight(0, &[NFT_TAKES_V4]),
+        done(&["installed and verified: 18 rules of istio (nftables, IPv4)"]),
+        done(&["in place: 18"]),
+        done(&[V4_PROBED_ISTIO]),
+        V4_ALONE,
+    ),
+    pod(
+        V4_ALONE,
+        LINKERD,
+        Preflight(0, &[NFT_TAKES_V4, NFT_TAKES_V6]),
+        done(&["14 rules of linkerd (nftables, IPv4 and IPv6)"]),
+        done(&["in place: 14"]),
+        done(&[V4_PROBED_LINKERD, V6_NO_ROUTE]),
+        V4_ALONE,
+    ),
+    pod(
+        BOTH,
+        ISTIO_DUAL,
+        Preflight(0, &[NFT_TAKES_V4, NFT_TAKES_V6]),
+        done(&["30 rules of istio (nftables, IPv4 and IPv6)"]),
+        done(&["in place: 30"]),
+        done(&[V4_PROBED_ISTIO, V6_PROBED_ISTIO]),
+        BOTH,
+    ),
+    pod(
+        BOTH,
+        ISTIO_ALL,
+        Preflight(0, &[NFT_TAKES_V4, NFT_TAKES_V6]),
+        done(&["rules of istio (nftables, IPv4 and IPv6)"]),
+        done(&["in place: "]),
+        done(&[V4_PROBED_ISTIO, V6_PROBED_ISTIO, V4_DNS, V6_DNS]),
+        BOTH,
+    ),
+    pod(
+        BOTH,
+        LINKERD,
+        Preflight(0, &[NFT_TAKES_V4, NFT_TAKES_V6]),
+        done(&["14 rules of linkerd (nftables, IPv4 and IPv6)"]),
+        done(&["in place: 14"]),
+        done(&[V4_PROBED_LINKERD, V6_PROBED_LINKERD]),
+        BOTH,
+    ),
+    pod(
+        BOTH,
+        ISTIO,
+        Preflight(0, &[NFT_TAKES_V4]),
+        done(&[NOT_CAPTURED, "18 rules of istio (nftables, IPv4)"]),
+        done(&[NOT_CAPTURED, "in place: 18"]),
+        done(&[V4_PROBED_ISTIO]),
+        V4_ALONE,
+    ),
+    pod(
+        BOTH,
+        LINKERD_V4,
+        Preflight(0, &[NFT_TAKES_V4]),
+        done(&[NOT_CAPTURED, "(nftables, IPv4)"]),
+        done(&[NOT_CAPTURED, "in place: "]),
+        done(&[V4_PROBED_LINKERD]),
+        V4_ALONE,
+    ),
 ];
 
 const NEITHER: Verdict = Verdict(
@@ -91,7 +199,7 @@ const NEITHER: Verdict = Verdict(
     &[
         "neither packet filter takes the IPv4 rules",
         NO_NFTABLES,
-        "the kernel has no legacy packet filter for it (ENOPROTOOPT)",
+        NO_LEGACY,
         "CONFIG_NF_TABLES=y",
         "CONFIG_IP_NF_IPTABLES_LEGACY=y and CONFIG_IP_NF_NAT=y",
     ],
@@ -108,101 +216,259 @@ const NO_IPV6_NAT: Verdict = Verdict(
     ],
 );
 
-const NO_REDIR: Verdict = Verdict(
-    13,
-    &[
-        "neither packet filter takes the IPv4 rules",
-        "the kernel lacks the expression redir",
-        "the kernel has no legacy packet filter",
-        "CONFIG_NFT_REDIR",
-    ],
-);
-
+const NO_REDIR: Verdict =
+    Verdict(13, &["neither packet filter takes the IPv4 rules", "the kernel lacks the expression redir", NO_LEGACY, "CONFIG_NFT_REDIR"]);
 const NO_OWNER: Verdict = Verdict(
     13,
     &["neither packet filter takes the IPv4 rules", NO_NFTABLES, "the kernel lacks the match owner", "CONFIG_NETFILTER_XT_MATCH_OWNER=y"],
 );
-
-const NO_LEGACY_ASKED_FOR: Verdict = Verdict(12, &["the kernel has no legacy packet filter for it (ENOPROTOOPT)", "CONFIG_IP_NF_NAT=y"]);
+const NO_LEGACY_ASKED_FOR: Verdict = Verdict(12, &[NO_LEGACY, "CONFIG_IP_NF_NAT=y"]);
 const NO_NFTABLES_ASKED_FOR: Verdict = Verdict(12, &[NO_NFTABLES, "CONFIG_NF_TABLES=y"]);
 
+const NO_KATA: &str = "nothing shows that this is a Kata guest";
+
 pub(crate) const SHAPES: &[Shape] = &[
-    // As Kata's since 3.23.
-    Shape { name: "both", parameters: "agent.log=info", modules: &[VETH, NFT, LEGACY_V4, LEGACY_V6, XT], pods: IN_NFTABLES },
+    Shape {
+        name: "both",
+        parameters: "agent.log=info",
+        modules: &[VETH, NFT, LEGACY_V4, LEGACY_V6, XT],
+        kata: "its kernel has the packet filters of Kata 3.23 or 3.24",
+        pods: IN_NFTABLES,
+    },
     Shape {
         name: "both-legacy-asked-for",
         parameters: "",
         modules: &[VETH, NFT, LEGACY_V4, LEGACY_V6, XT],
-        pods: &[pod(BOTH, ISTIO_DUAL_LEGACY, done(&["30 rules of istio (legacy, IPv4 and IPv6)"]), done(&["in place: 30"]), BOTH)],
+        kata: NO_KATA,
+        pods: &[pod(
+            BOTH,
+            ISTIO_DUAL_LEGACY,
+            Preflight(0, &[LEGACY_ALONE]),
+            done(&["30 rules of istio (legacy, IPv4 and IPv6)"]),
+            done(&["in place: 30"]),
+            done(&[V4_PROBED_ISTIO, V6_PROBED_ISTIO]),
+            BOTH,
+        )],
     },
     // Native expressions alone: nothing of x_tables, and so no nft_compat.
-    Shape { name: "nftables", parameters: "", modules: &[VETH, NFT], pods: IN_NFTABLES },
+    Shape { name: "nftables", parameters: "", modules: &[VETH, NFT], kata: NO_KATA, pods: IN_NFTABLES },
     Shape {
         name: "legacy",
         parameters: "",
         modules: &[VETH, LEGACY_V4, LEGACY_V6, XT],
+        kata: NO_KATA,
         pods: &[
-            pod(V4_ALONE, ISTIO, done(&[NO_NFTABLES, "18 rules of istio (legacy, IPv4)"]), done(&["in place: 18"]), V4_ALONE),
-            pod(V4_ALONE, LINKERD, done(&["14 rules of linkerd (legacy, IPv4 and IPv6)"]), done(&["in place: 14"]), V4_ALONE),
-            pod(BOTH, ISTIO_DUAL, done(&["30 rules of istio (legacy, IPv4 and IPv6)"]), done(&["in place: 30"]), BOTH),
-            pod(BOTH, ISTIO_ALL, done(&["rules of istio (legacy, IPv4 and IPv6)"]), done(&["in place: "]), BOTH),
-            pod(BOTH, LINKERD, done(&["14 rules of linkerd (legacy, IPv4 and IPv6)"]), done(&["in place: 14"]), BOTH),
-            pod(BOTH, ISTIO, done(&[NOT_CAPTURED, "(legacy, IPv4)"]), done(&[NOT_CAPTURED, "in place: 18"]), V4_ALONE),
-            pod(BOTH, ISTIO_DUAL_NFTABLES, NO_NFTABLES_ASKED_FOR, NO_NFTABLES_ASKED_FOR, NONE),
+            pod(
+                V4_ALONE,
+                ISTIO,
+                Preflight(0, &[LEGACY_MAY_V4]),
+                done(&[NO_NFTABLES, "18 rules of istio (legacy, IPv4)"]),
+                done(&["in place: 18"]),
+                done(&[V4_PROBED_ISTIO]),
+                V4_ALONE,
+            ),
+            pod(
+                V4_ALONE,
+                LINKERD,
+                Preflight(0, &[LEGACY_MAY_V4, LEGACY_MAY_V6]),
+                done(&["14 rules of linkerd (legacy, IPv4 and IPv6)"]),
+                done(&["in place: 14"]),
+                done(&[V4_PROBED_LINKERD, V6_NO_ROUTE]),
+                V4_ALONE,
+            ),
+            pod(
+                BOTH,
+                ISTIO_DUAL,
+                Preflight(0, &[LEGACY_MAY_V4, LEGACY_MAY_V6]),
+                done(&["30 rules of istio (legacy, IPv4 and IPv6)"]),
+                done(&["in place: 30"]),
+                done(&[V4_PROBED_ISTIO, V6_PROBED_ISTIO]),
+                BOTH,
+            ),
+            pod(
+                BOTH,
+                ISTIO_ALL,
+                Preflight(0, &[LEGACY_MAY_V4, LEGACY_MAY_V6]),
+                done(&["rules of istio (legacy, IPv4 and IPv6)"]),
+                done(&["in place: "]),
+                done(&[V4_PROBED_ISTIO, V6_PROBED_ISTIO, V4_DNS, V6_DNS]),
+                BOTH,
+            ),
+            pod(
+                BOTH,
+                LINKERD,
+                Preflight(0, &[LEGACY_MAY_V4, LEGACY_MAY_V6]),
+                done(&["14 rules of linkerd (legacy, IPv4 and IPv6)"]),
+                done(&["in place: 14"]),
+                done(&[V4_PROBED_LINKERD, V6_PROBED_LINKERD]),
+                BOTH,
+            ),
+            pod(
+                BOTH,
+                ISTIO,
+                Preflight(0, &[LEGACY_MAY_V4]),
+                done(&[NOT_CAPTURED, "(legacy, IPv4)"]),
+                done(&[NOT_CAPTURED, "in place: 18"]),
+                done(&[V4_PROBED_ISTIO]),
+                V4_ALONE,
+            ),
+            pod(
+                BOTH,
+                ISTIO_DUAL_NFTABLES,
+                Preflight(4, &[NO_NFTABLES_ALONE]),
+                NO_NFTABLES_ASKED_FOR,
+                NO_NFTABLES_ASKED_FOR,
+                UNPROBED,
+                NONE,
+            ),
         ],
     },
-    // As Kata's up to 3.20: no NAT of IPv6 at all.
+    // No NAT of IPv6 at all.
     Shape {
         name: "legacy-ipv4",
         parameters: "agent.log=info",
         modules: &[VETH, LEGACY_V4, XT],
+        kata: "its kernel has the packet filters of Kata 2.0 to 3.20",
         pods: &[
-            pod(V4_ALONE, ISTIO, done(&["18 rules of istio (legacy, IPv4)"]), done(&["in place: 18"]), V4_ALONE),
-            pod(V4_ALONE, LINKERD, done(&[LEFT_OUT, "7 rules of linkerd (legacy, IPv4)"]), done(&[LEFT_OUT, "in place: 7"]), V4_ALONE),
-            pod(BOTH, ISTIO_DUAL, NO_IPV6_NAT, NO_IPV6_NAT, NONE),
-            pod(BOTH, LINKERD, NO_IPV6_NAT, NO_IPV6_NAT, NONE),
-            pod(BOTH, ISTIO, done(&[NOT_CAPTURED, "18 rules of istio (legacy, IPv4)"]), done(&[NOT_CAPTURED, "in place: 18"]), V4_ALONE),
-            pod(BOTH, LINKERD_V4, done(&[NOT_CAPTURED, "(legacy, IPv4)"]), done(&[NOT_CAPTURED, "in place: "]), V4_ALONE),
+            pod(
+                V4_ALONE,
+                ISTIO,
+                Preflight(0, &[LEGACY_MAY_V4]),
+                done(&["18 rules of istio (legacy, IPv4)"]),
+                done(&["in place: 18"]),
+                done(&[V4_PROBED_ISTIO]),
+                V4_ALONE,
+            ),
+            pod(
+                V4_ALONE,
+                LINKERD,
+                Preflight(0, &[LEGACY_MAY_V4, V6_LEFT_OUT]),
+                done(&[LEFT_OUT, "7 rules of linkerd (legacy, IPv4)"]),
+                done(&[LEFT_OUT, "in place: 7"]),
+                done(&[V4_PROBED_LINKERD]),
+                V4_ALONE,
+            ),
+            pod(BOTH, ISTIO_DUAL, Preflight(4, &[LEGACY_MAY_V4, NOTHING_V6]), NO_IPV6_NAT, NO_IPV6_NAT, UNPROBED, NONE),
+            pod(BOTH, LINKERD, Preflight(4, &[LEGACY_MAY_V4, NOTHING_V6]), NO_IPV6_NAT, NO_IPV6_NAT, UNPROBED, NONE),
+            pod(
+                BOTH,
+                ISTIO,
+                Preflight(0, &[LEGACY_MAY_V4]),
+                done(&[NOT_CAPTURED, "18 rules of istio (legacy, IPv4)"]),
+                done(&[NOT_CAPTURED, "in place: 18"]),
+                done(&[V4_PROBED_ISTIO]),
+                V4_ALONE,
+            ),
+            pod(
+                BOTH,
+                LINKERD_V4,
+                Preflight(0, &[LEGACY_MAY_V4]),
+                done(&[NOT_CAPTURED, "(legacy, IPv4)"]),
+                done(&[NOT_CAPTURED, "in place: "]),
+                done(&[V4_PROBED_LINKERD]),
+                V4_ALONE,
+            ),
         ],
     },
-    // As Kata's 3.21 and 3.22: IPv6 by nf_tables alone.
-    Shape { name: "legacy-ipv4-and-nftables", parameters: "agent.log=info", modules: &[VETH, NFT, LEGACY_V4, XT], pods: IN_NFTABLES },
+    // IPv6 by nf_tables alone.
+    Shape {
+        name: "legacy-ipv4-and-nftables",
+        parameters: "agent.log=info",
+        modules: &[VETH, NFT, LEGACY_V4, XT],
+        kata: "its kernel has the packet filters of Kata 3.21 or 3.22",
+        pods: IN_NFTABLES,
+    },
     Shape {
         name: "neither",
-        parameters: "",
+        parameters: "agent.log=info",
         modules: &[VETH],
+        kata: "its kernel has other packet filters than Kata's own kernels",
         pods: &[
-            pod(V4_ALONE, ISTIO, NEITHER, NEITHER, NONE),
-            pod(V4_ALONE, LINKERD, NEITHER, NEITHER, NONE),
-            pod(BOTH, ISTIO_DUAL, NEITHER, NEITHER, NONE),
-            pod(BOTH, LINKERD, NEITHER, NEITHER, NONE),
-            pod(BOTH, ISTIO_DUAL_LEGACY, NO_LEGACY_ASKED_FOR, NO_LEGACY_ASKED_FOR, NONE),
-            pod(BOTH, ISTIO_DUAL_NFTABLES, NO_NFTABLES_ASKED_FOR, NO_NFTABLES_ASKED_FOR, NONE),
+            pod(V4_ALONE, ISTIO, Preflight(4, &[NOTHING_V4]), NEITHER, NEITHER, UNPROBED, NONE),
+            pod(V4_ALONE, LINKERD, Preflight(4, &[NOTHING_V4, V6_LEFT_OUT]), NEITHER, NEITHER, UNPROBED, NONE),
+            pod(BOTH, ISTIO_DUAL, Preflight(4, &[NOTHING_V4, NOTHING_V6]), NEITHER, NEITHER, UNPROBED, NONE),
+            pod(BOTH, LINKERD, Preflight(4, &[NOTHING_V4, NOTHING_V6]), NEITHER, NEITHER, UNPROBED, NONE),
+            pod(BOTH, ISTIO_DUAL_LEGACY, Preflight(4, &[NO_LEGACY_ALONE]), NO_LEGACY_ASKED_FOR, NO_LEGACY_ASKED_FOR, UNPROBED, NONE),
+            pod(
+                BOTH,
+                ISTIO_DUAL_NFTABLES,
+                Preflight(4, &[NO_NFTABLES_ALONE]),
+                NO_NFTABLES_ASKED_FOR,
+                NO_NFTABLES_ASKED_FOR,
+                UNPROBED,
+                NONE,
+            ),
         ],
     },
     Shape {
         name: "ipv6-disabled",
         parameters: "ipv6.disable=1",
         modules: &[VETH, NFT, LEGACY_V4, LEGACY_V6, XT],
+        kata: NO_KATA,
         pods: &[
-            pod(V4_ALONE, ISTIO, done(&["18 rules of istio (nftables, IPv4)"]), done(&["in place: 18"]), V4_ALONE),
-            pod(V4_ALONE, LINKERD, done(&[LEFT_OUT, "7 rules of linkerd (nftables, IPv4)"]), done(&[LEFT_OUT, "in place: 7"]), V4_ALONE),
-            pod(V4_ALONE, ISTIO_TOLD_OF_IPV6, done(&[LEFT_OUT, "(nftables, IPv4)"]), done(&[LEFT_OUT, "in place: "]), V4_ALONE),
+            pod(
+                V4_ALONE,
+                ISTIO,
+                Preflight(0, &[NFT_TAKES_V4]),
+                done(&["18 rules of istio (nftables, IPv4)"]),
+                done(&["in place: 18"]),
+                done(&[V4_PROBED_ISTIO]),
+                V4_ALONE,
+            ),
+            pod(
+                V4_ALONE,
+                LINKERD,
+                Preflight(0, &[NFT_TAKES_V4, NO_V6_STACK]),
+                done(&[LEFT_OUT, "7 rules of linkerd (nftables, IPv4)"]),
+                done(&[LEFT_OUT, "in place: 7"]),
+                done(&[V4_PROBED_LINKERD]),
+                V4_ALONE,
+            ),
+            pod(
+                V4_ALONE,
+                ISTIO_TOLD_OF_IPV6,
+                Preflight(0, &[NFT_TAKES_V4, NO_V6_STACK]),
+                done(&[LEFT_OUT, "(nftables, IPv4)"]),
+                done(&[LEFT_OUT, "in place: "]),
+                done(&[V4_PROBED_ISTIO]),
+                V4_ALONE,
+            ),
         ],
     },
     Shape {
         name: "nftables-without-redir",
         parameters: "",
         modules: &[VETH, NFT_WITHOUT_REDIR],
-        pods: &[pod(V4_ALONE, ISTIO, NO_REDIR, NO_REDIR, NONE), pod(BOTH, LINKERD, NO_REDIR, NO_REDIR, NONE)],
+        kata: NO_KATA,
+        pods: &[
+            pod(V4_ALONE, ISTIO, Preflight(4, &[NO_REDIR_V4]), NO_REDIR, NO_REDIR, UNPROBED, NONE),
+            pod(BOTH, LINKERD, Preflight(4, &[NO_REDIR_V4, NO_REDIR_V6]), NO_REDIR, NO_REDIR, UNPROBED, NONE),
+        ],
     },
     Shape {
         name: "legacy-without-owner",
         parameters: "",
         modules: &[VETH, LEGACY_V4, LEGACY_V6, XT_WITHOUT_OWNER],
+        kata: NO_KATA,
         pods: &[
-            pod(V4_ALONE, ISTIO, NO_OWNER, Verdict(3, &["missing: IPv4 nat OUTPUT 1"]), NONE),
-            pod(BOTH, LINKERD, NO_OWNER, Verdict(3, &["missing: IPv6 nat OUTPUT 1"]), NONE),
+            pod(
+                V4_ALONE,
+                ISTIO,
+                Preflight(4, &[NO_OWNER_V4]),
+                NO_OWNER,
+                Verdict(3, &["missing: IPv4 nat OUTPUT 1"]),
+                Verdict(3, &["probe: failed: IPv4: what was sent to 192.0.2.1:15002 did not arrive at 127.0.0.1:15001"]),
+                NONE,
+            ),
+            pod(
+                BOTH,
+                LINKERD,
+                Preflight(4, &[NO_OWNER_V4, NO_OWNER_V6]),
+                NO_OWNER,
+                Verdict(3, &["missing: IPv6 nat OUTPUT 1"]),
+                Verdict(3, &["probe: failed: IPv4: what was sent to 192.0.2.1:15002 did not arrive at 127.0.0.1:4140"]),
+                NONE,
+            ),
         ],
     },
 ];

@@ -108,6 +108,10 @@ fn check(results: &mut Results, shape: &Shape, pod: &Pod, network: &Network) {
         verdict(results, "remove", &removed, if pod.apply.0 == 0 { &Verdict(0, &["are removed"]) } else { &Verdict(0, &["nothing of"]) });
         check_connections(results, network, &mesh, pod, false);
     }
+    if pod.addresses.contains(&Family::V6) {
+        let (routes, passthrough) = (network.pod.policy_routes(), network.pod.lo_has_6());
+        results.tell(routes.is_empty() && !passthrough, "what is left", &format!("{routes:?}, ::6 on lo: {passthrough}"), "nothing");
+    }
     // With it goes its other end.
     network.pod.ip(&["link del eth0"]);
 }

@@ -42,6 +42,8 @@ pub(crate) type Found = (&'static str, &'static str, &'static str);
 const VETH: &[&str] = &["veth"];
 const NFT: &[&str] = &["nf_tables", "nft_chain_nat", "nft_redir", "nft_ct", "nft_tproxy"];
 const NFT_WITHOUT_REDIR: &[&str] = &["nf_tables", "nft_chain_nat", "nft_ct", "nft_tproxy"];
+const NFT_WITHOUT_TPROXY: &[&str] = &["nf_tables", "nft_chain_nat", "nft_redir", "nft_ct"];
+const LEGACY_NAT: &[&str] = &["iptable_nat", "ip6table_nat"];
 const LEGACY_V4: &[&str] = &["iptable_nat", "iptable_mangle", "iptable_raw", "iptable_filter"];
 const LEGACY_V6: &[&str] = &["ip6table_nat", "ip6table_mangle", "ip6table_raw", "ip6table_filter"];
 /// Matches and targets of both families.
@@ -106,10 +108,14 @@ const V6_LEFT_OUT: &[Found] = &[
     ("legacy-ipv6", "ok", "not needed, since IPv6 is left out: "),
 ];
 const NO_V6_STACK: &[Found] = &[("ipv6", "warning", "IPv6 is left out: ")];
+const LO_WITHOUT_V6: &[Found] = &[("ipv6", "ok", "the kernel has IPv6, and lo has it disabled")];
+const LO_LACKS_V6: &[Found] = &[("ipv6", "blocker", "lo has IPv6 disabled, where the plan needs the address ::6")];
 const NOTHING_V4: &[Found] = &[("nftables-ipv4", "blocker", NO_NFTABLES), ("legacy-ipv4", "blocker", NO_LEGACY)];
 const NOTHING_V6: &[Found] = &[("nftables-ipv6", "blocker", NO_NFTABLES), ("legacy-ipv6", "blocker", NO_LEGACY)];
 const NO_REDIR_V4: &[Found] = &[("nftables-ipv4", "blocker", "redir"), ("legacy-ipv4", "blocker", NO_LEGACY)];
 const NO_REDIR_V6: &[Found] = &[("nftables-ipv6", "blocker", "redir"), ("legacy-ipv6", "blocker", NO_LEGACY)];
+const NO_TPROXY_V4: &[Found] = &[("nftables-ipv4", "blocker", "tproxy"), ("legacy-ipv4", "blocker", NO_LEGACY)];
+const NO_TPROXY_V6: &[Found] = &[("nftables-ipv6", "blocker", "tproxy"), ("legacy-ipv6", "blocker", NO_LEGACY)];
 const NO_OWNER_V4: &[Found] = &[("nftables-ipv4", "blocker", NO_NFTABLES), ("legacy-ipv4", "blocker", "the match owner")];
 const NO_OWNER_V6: &[Found] = &[("nftables-ipv6", "blocker", NO_NFTABLES), ("legacy-ipv6", "blocker", "the match owner")];
 const LEGACY_ALONE: &[Found] = &[("legacy-ipv4", "warning", "may take the "), ("legacy-ipv6", "warning", "may take the ")];
@@ -222,6 +228,18 @@ const NO_OWNER: Verdict = Verdict(
     13,
     &["neither packet filter takes the IPv4 rules", NO_NFTABLES, "the kernel lacks the match owner", "CONFIG_NETFILTER_XT_MATCH_OWNER=y"],
 );
+const NO_TPROXY: Verdict =
+    Verdict(13, &["neither packet filter takes the IPv4 rules", "the kernel lacks the expression tproxy", NO_LEGACY, "CONFIG_NFT_TPROXY"]);
+const NO_TABLE: Verdict = Verdict(
+    13,
+    &[
+        "neither packet filter takes the IPv4 rules",
+        NO_NFTABLES,
+        "the kernel has no such table (ENOENT)",
+        "CONFIG_IP_NF_IPTABLES_LEGACY=y and CONFIG_IP_NF_",
+    ],
+);
+const NO_PASSTHROUGH: Verdict = Verdict(1, &["cannot add ::6/128 to lo: lo has IPv6 disabled", "net.ipv6.conf.lo.disable_ipv6=0"]);
 const NO_LEGACY_ASKED_FOR: Verdict = Verdict(12, &[NO_LEGACY, "CONFIG_IP_NF_NAT=y"]);
 const NO_NFTABLES_ASKED_FOR: Verdict = Verdict(12, &[NO_NFTABLES, "CONFIG_NF_TABLES=y"]);
 
@@ -435,6 +453,33 @@ pub(crate) const SHAPES: &[Shape] = &[
             ),
         ],
     },
+    // The stack is there, and no device has it.
+    Shape {
+        name: "ipv6-off",
+        parameters: "ipv6.disable_ipv6=1",
+        modules: &[VETH, NFT, LEGACY_V4, LEGACY_V6, XT],
+        kata: NO_KATA,
+        pods: &[
+            pod(
+                V4_ALONE,
+                LINKERD,
+                Preflight(0, &[NFT_TAKES_V4, NFT_TAKES_V6, LO_WITHOUT_V6]),
+                done(&["14 rules of linkerd (nftables, IPv4 and IPv6)"]),
+                done(&["in place: 14"]),
+                done(&[V4_PROBED_LINKERD, V6_NO_ROUTE]),
+                V4_ALONE,
+            ),
+            pod(
+                V4_ALONE,
+                ISTIO_TOLD_OF_IPV6,
+                Preflight(4, &[NFT_TAKES_V4, NFT_TAKES_V6, LO_LACKS_V6]),
+                NO_PASSTHROUGH,
+                Verdict(3, &["missing: IPv4 nat OUTPUT 1"]),
+                Verdict(3, &["probe: failed: IPv4: what was sent to 192.0.2.1:15002 did not arrive at 127.0.0.1:15001"]),
+                NONE,
+            ),
+        ],
+    },
     Shape {
         name: "nftables-without-redir",
         parameters: "",
@@ -469,6 +514,43 @@ pub(crate) const SHAPES: &[Shape] = &[
                 Verdict(3, &["probe: failed: IPv4: what was sent to 192.0.2.1:15002 did not arrive at 127.0.0.1:4140"]),
                 NONE,
             ),
+        ],
+    },
+    Shape {
+        name: "nftables-without-tproxy",
+        parameters: "",
+        modules: &[VETH, NFT_WITHOUT_TPROXY],
+        kata: NO_KATA,
+        pods: &[
+            pod(
+                V4_ALONE,
+                ISTIO,
+                Preflight(0, &[NFT_TAKES_V4]),
+                done(&["18 rules of istio (nftables, IPv4)"]),
+                done(&["in place: 18"]),
+                done(&[V4_PROBED_ISTIO]),
+                V4_ALONE,
+            ),
+            pod(BOTH, ISTIO_ALL, Preflight(4, &[NO_TPROXY_V4, NO_TPROXY_V6]), NO_TPROXY, NO_TPROXY, UNPROBED, NONE),
+        ],
+    },
+    // Tables that preflight cannot ask for: unknown, and then not there.
+    Shape {
+        name: "legacy-with-nat-alone",
+        parameters: "",
+        modules: &[VETH, LEGACY_NAT, XT],
+        kata: NO_KATA,
+        pods: &[
+            pod(
+                BOTH,
+                LINKERD,
+                Preflight(0, &[LEGACY_MAY_V4, LEGACY_MAY_V6]),
+                done(&["14 rules of linkerd (legacy, IPv4 and IPv6)"]),
+                done(&["in place: 14"]),
+                done(&[V4_PROBED_LINKERD, V6_PROBED_LINKERD]),
+                BOTH,
+            ),
+            pod(BOTH, ISTIO_ALL, Preflight(0, &[LEGACY_MAY_V4, LEGACY_MAY_V6]), NO_TABLE, NO_TABLE, UNPROBED, NONE),
         ],
     },
 ];

@@ -15,7 +15,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo -E)
 # What makes cargo start test programs by sudo.
 RUNNER = $(if $(SUDO),CARGO_TARGET_$(shell echo $(HOST) | tr 'a-z-' 'A-Z_')_RUNNER='$(SUDO)')
 
-.PHONY: help build demo test fuzz bench check clean
+.PHONY: help build demo test guests fuzz bench check clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z]*\):.*## /make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -35,6 +35,13 @@ test: ## Run all tests (those that need root ask sudo for it)
 	$(CARGO) build --release --locked
 	$(RUNNER) $(CARGO) test --locked
 	$(RUNNER) $(CARGO) test --locked --features iptables-command --lib --test command
+
+# No root is needed, nor anything that the machine's own kernel has. The kernel stays in the build's folder until `make clean`.
+guests: ## Try it on other kernels: virtual machines that lack one packet filter or another
+	@tests/setup.sh build
+	$(CARGO) build --release --locked
+	@set -e; checks=$$($(CARGO) test --locked --test guests --no-run --message-format json | sed -n 's/.*"executable":"\([^"]*\/guests-[^"]*\)".*/\1/p'); \
+		tests/guests.sh "$(BINARY)" "$$checks" "$(TARGET)/guests"
 
 # cargo-fuzz needs compiler flags that a stable compiler takes only so. What is found goes to a folder beside the build, from
 # where the next run goes on; `make test` runs tests/fuzz/corpus.
@@ -57,6 +64,7 @@ check: ## Format, lints, documentation
 	$(CARGO) fmt --check
 	$(CARGO) fmt --check --manifest-path tests/fuzz/Cargo.toml
 	$(CARGO) clippy --all-targets --all-features --locked -- -D warnings
+	$(CARGO) clippy --test guests --locked -- -D warnings
 	$(CARGO) rustc --lib --profile check --locked -- --cfg fuzzing -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --no-deps --locked
 

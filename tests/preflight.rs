@@ -205,6 +205,11 @@ fn ipv6_that_is_left_out_is_a_warning() {
     found.expect("ipv6", "warning");
     found.expect("legacy-ipv4", "ok");
     found.expect("legacy-ipv6", "ok");
+    // What is in the way of IPv4 is in the way of nothing else.
+    let nothing = [Refusal::no_netfilter_netlink(), Refusal::no_filter(Level::V4), Refusal::no_filter(Level::V6)].concat();
+    let found = checks(pod.mesh_init(&LINKERD).backend("auto").refusing(nothing), 4);
+    assert_blocked(&found, &["nftables-ipv4", "legacy-ipv4"]);
+    found.expect("ipv6", "warning");
 }
 
 #[test]

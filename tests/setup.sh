@@ -1,6 +1,6 @@
 #!/bin/bash
-# Sees to what `make build|check|demo|test|fuzz|bench` need: a Rust that is new enough is looked for, Debian packages that
-# are missing are installed. Usage: tests/setup.sh build|check|demo|test|fuzz|bench
+# Sees to what `make build|check|demo|test|guests|fuzz|bench` need: a Rust that is new enough is looked for, Debian packages that
+# are missing are installed. Usage: tests/setup.sh build|check|demo|test|guests|fuzz|bench
 set -euo pipefail
 
 # The first cargo that knows build.target = "host-tuple" (.cargo/config.toml).
@@ -33,8 +33,12 @@ needs() {
         echo "$(needs build) ip=iproute2 nsenter=util-linux setpriv=util-linux unshare=util-linux iptables-legacy-save=iptables" \
             "nft=nftables setcap=libcap2-bin strace=strace runc=runc"
         ;;
+    guests)
+        echo "$(needs build) qemu-system-x86_64=qemu-system-x86 busybox=busybox-static cpio=cpio depmod=kmod xz=xz-utils strip=binutils" \
+            "ip=iproute2 nsenter=util-linux setpriv=util-linux"
+        ;;
     bench) echo "$(needs build) ip=iproute2 nsenter=util-linux iptables-legacy-restore=iptables hyperfine=hyperfine strace=strace /usr/bin/python3=python3" ;;
-    *) die "usage: $0 build|check|demo|test|fuzz|bench" ;;
+    *) die "usage: $0 build|check|demo|test|guests|fuzz|bench" ;;
     esac
 }
 

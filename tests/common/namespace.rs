@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use nix::sched::{CloneFlags, setns};
 use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
 
+use super::Family;
 use super::user_namespace::UserNamespace;
 
 static COUNTER: AtomicU32 = AtomicU32::new(0);
@@ -39,7 +40,12 @@ impl Namespace {
 
     /// The network namespace that belongs to `owner`, with `lo` up.
     pub(crate) fn of(owner: &UserNamespace) -> Namespace {
-        Namespace::made_by(|name| run(Command::new("ip").args(["netns", "attach", name, &owner.pid().to_string()])))
+        Namespace::of_process(owner.pid())
+    }
+
+    /// The network namespace that a process is in, with `lo` up.
+    pub(crate) fn of_process(pid: u32) -> Namespace {
+        Namespace::made_by(|name| run(Command::new("ip").args(["netns", "attach", name, &pid.to_string()])))
     }
 
     fn made_by(make: impl FnOnce(&str) -> String) -> Namespace {
@@ -203,12 +209,27 @@ impl Network {
 
     /// Both ends, up and with default routes.
     pub(crate) fn new() -> Network {
-        let (pod, outside) = (Namespace::new(), Namespace::new());
+        Network::of(Namespace::new(), &Family::BOTH)
+    }
+
+    /// The same with a namespace that is there already for a pod, and with addresses of these families.
+    pub(crate) fn of(pod: Namespace, families: &[Family]) -> Network {
+        let outside = Namespace::new();
         pod.ip(&[&format!("link add eth0 type veth peer name pod0 netns {}", outside.name)]);
-        pod.addresses("eth0", &["10.9.0.2/24", "2001:db8:9::2/64"]);
-        outside.addresses("pod0", &["10.9.0.1/24", "2001:db8:9::1/64"]);
-        outside.addresses("lo", &["192.0.2.1/32", "198.51.100.1/32", "2001:db8:ffff::1/128", "2001:db8:eeee::1/128"]);
-        pod.ip(&["route add default via 10.9.0.1", "route add ::/0 via 2001:db8:9::1"]);
+        for family in families {
+            let (own, gate, far, default) = match family {
+                Family::V4 => ("10.9.0.2/24", "10.9.0.1/24", ["192.0.2.1/32", "198.51.100.1/32"], "default via 10.9.0.1"),
+                Family::V6 => {
+                    ("2001:db8:9::2/64", "2001:db8:9::1/64", ["2001:db8:ffff::1/128", "2001:db8:eeee::1/128"], "::/0 via 2001:db8:9::1")
+                }
+            };
+            pod.addresses("eth0", &[own]);
+            outside.addresses("pod0", &[gate]);
+            outside.addresses("lo", &far);
+            pod.await_local_routes(&[own]);
+            outside.await_local_routes(&[gate]);
+            pod.ip(&[&format!("route add {default}")]);
+        }
         Network { pod, outside }
     }
 

@@ -38,7 +38,8 @@ pub(crate) enum Privilege {
 }
 
 impl Privilege {
-    fn setpriv(self) -> Vec<String> {
+    /// The arguments of setpriv that bring it about.
+    pub(crate) fn setpriv(self) -> Vec<String> {
         let user = |uid: u32| vec![format!("--reuid={uid}"), format!("--regid={uid}"), "--clear-groups".into()];
         let (mut words, sets): (Vec<String>, &[&str]) = match self {
             Privilege::NetAdmin => (vec![], &["--inh-caps=-all", "--bounding-set=-all,+net_admin"]),

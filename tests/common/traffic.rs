@@ -4,6 +4,7 @@ use std::fmt;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -80,7 +81,7 @@ impl Servers {
     fn start(namespace: &Namespace, (uid, gid): Who, ports: &[u16], transparent: bool) -> Servers {
         let mut servers = Servers { stop: Arc::default(), threads: Vec::new() };
         for &port in ports {
-            for any in [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)] {
+            for any in every_address() {
                 let listener = namespace.inside_as(uid, gid, || listener(SocketAddr::new(any, port), transparent));
                 servers.serve(move || accept(&listener, port));
             }
@@ -122,6 +123,12 @@ impl Drop for Servers {
             let _ = thread.join();
         }
     }
+}
+
+/// What stands for all addresses of a family, for the families that this kernel has.
+fn every_address() -> impl Iterator<Item = IpAddr> {
+    let v6 = Path::new("/proc/net/if_inet6").exists().then_some(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
+    [IpAddr::V4(Ipv4Addr::UNSPECIFIED)].into_iter().chain(v6)
 }
 
 /// Listens on an address; with `transparent` for connections to any address that are sent to its port.

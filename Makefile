@@ -9,13 +9,16 @@ CARGO := cargo
 TARGET = $(shell $(CARGO) metadata --no-deps --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
 BINARY = $(TARGET)/$(HOST)/release/mesh-init
 HOST = $(shell rustc -vV | sed -n 's/^host: //p')
+VERSION = $(shell $(CARGO) pkgid | sed 's/.*[#@]//')
+# The name that `make image` gives to the image.
+IMAGE = localhost/mesh-init:$(VERSION)
 
 # Network namespaces and the packet filter are root's.
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo -E)
 # What makes cargo start test programs by sudo.
 RUNNER = $(if $(SUDO),CARGO_TARGET_$(shell echo $(HOST) | tr 'a-z-' 'A-Z_')_RUNNER='$(SUDO)')
 
-.PHONY: help build demo test fuzz bench check clean
+.PHONY: help build image demo test fuzz bench check clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z]*\):.*## /make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -23,6 +26,11 @@ help: ## Say what there is
 build: ## Build the static program
 	@tests/setup.sh build
 	$(CARGO) build --release --locked
+
+image: ## Pack it into an image by buildah, podman or docker, without a registry (IMAGE=NAME)
+	@tests/setup.sh image
+	$(CARGO) build --release --locked
+	@image/build.sh "$(BINARY)" "$(IMAGE)" "$(VERSION)"
 
 demo: ## Show it at work: rules into a throw-away namespace, checked, with real connections, and out again
 	@tests/setup.sh demo

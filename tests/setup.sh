@@ -1,6 +1,6 @@
 #!/bin/bash
-# Sees to what `make build|check|demo|test|fuzz|bench` need: a Rust that is new enough is looked for, Debian packages that
-# are missing are installed. Usage: tests/setup.sh build|check|demo|test|fuzz|bench
+# Sees to what `make build|check|image|demo|test|fuzz|bench` need: a Rust that is new enough is looked for, Debian packages that
+# are missing are installed. Usage: tests/setup.sh build|check|image|demo|test|fuzz|bench
 set -euo pipefail
 
 # The first cargo that knows build.target = "host-tuple" (.cargo/config.toml).
@@ -22,11 +22,17 @@ check_rust() {
         die "$(command -v cargo) is version $version, which is too old; $how"
 }
 
+# A builder of images, if there is none (a docker client may have no daemon).
+needs_builder() {
+    command -v buildah >/dev/null || command -v podman >/dev/null || docker info >/dev/null 2>&1 || echo "buildah=buildah runc=runc"
+}
+
 # A command (or `lib:FILE` for a file that the compiler finds) and the package that brings it.
 needs() {
     case $1 in
     build) echo "cc=gcc lib:libc.a=libc6-dev" ;;
     check) needs build ;;
+    image) echo "$(needs build) /usr/bin/python3=python3 $(needs_builder)" ;;
     fuzz) echo "$(needs build) c++=g++" ;;
     demo) echo "$(needs build) ip=iproute2 nsenter=util-linux setpriv=util-linux /usr/bin/python3=python3 iptables-legacy-save=iptables nft=nftables" ;;
     test)
@@ -34,7 +40,7 @@ needs() {
             "nft=nftables setcap=libcap2-bin strace=strace"
         ;;
     bench) echo "$(needs build) ip=iproute2 nsenter=util-linux iptables-legacy-restore=iptables hyperfine=hyperfine strace=strace /usr/bin/python3=python3" ;;
-    *) die "usage: $0 build|check|demo|test|fuzz|bench" ;;
+    *) die "usage: $0 build|check|image|demo|test|fuzz|bench" ;;
     esac
 }
 

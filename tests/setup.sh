@@ -1,6 +1,6 @@
 #!/bin/bash
-# Sees to what `make build|check|image|pods|demo|test|fuzz|bench` need: a Rust that is new enough is looked for, Debian packages that
-# are missing are installed. Usage: tests/setup.sh build|check|image|pods|demo|test|fuzz|bench
+# Sees to what `make build|check|image|pods|policies|demo|test|fuzz|bench` need: a Rust that is new enough is looked for, Debian packages that
+# are missing are installed. Usage: tests/setup.sh build|check|image|pods|policies|demo|test|fuzz|bench
 set -euo pipefail
 
 # The first cargo that knows build.target = "host-tuple" (.cargo/config.toml).
@@ -33,6 +33,7 @@ needs() {
     build) echo "cc=gcc lib:libc.a=libc6-dev" ;;
     check) needs build ;;
     image) echo "$(needs build) /usr/bin/python3=python3 $(needs_builder)" ;;
+    policies) echo "$(needs build) /usr/bin/python3=python3 module:ensurepip=python3-venv" ;;
     pods)
         echo "$(needs build) /usr/bin/python3=python3 module:ensurepip=python3-venv ip=iproute2 nsenter=util-linux unshare=util-linux" \
             "setcap=libcap2-bin getcap=libcap2-bin iptables=iptables podman=podman runc=runc /usr/lib/podman/netavark=netavark catatonit=catatonit"
@@ -44,7 +45,7 @@ needs() {
             "nft=nftables setcap=libcap2-bin strace=strace"
         ;;
     bench) echo "$(needs build) ip=iproute2 nsenter=util-linux iptables-legacy-restore=iptables hyperfine=hyperfine strace=strace /usr/bin/python3=python3" ;;
-    *) die "usage: $0 build|check|image|pods|demo|test|fuzz|bench" ;;
+    *) die "usage: $0 build|check|image|pods|policies|demo|test|fuzz|bench" ;;
     esac
 }
 

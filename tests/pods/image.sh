@@ -27,14 +27,22 @@ usr/local/bin/proxy-init /mesh-init"
     expect 'its label names the version' "$(podman image inspect -f '{{index .Config.Labels "org.opencontainers.image.version"}}' "$IMAGE")" \
         "$("$mesh_init" --version | awk '{ print $2 }')"
 
-    title 'Its entry points, read-only, with NET_ADMIN alone and no way to more'
-    make_pod_network entries
+    title 'Its entry points, read-only, with NET_ADMIN alone (validators: nothing) and no way to more'
+    make_pod_network istio
+    make_pod_network linkerd
+    local network=istio privileges=(--cap-add NET_ADMIN)
     check_entry installed /usr/local/bin/pilot-agent istio-iptables "${ISTIO_ARGUMENTS[@]}"
     check_entry 'already in place' /mesh-init istio-iptables "${ISTIO_ARGUMENTS[@]}"
     check_entry 'already in place' /mesh-init apply istio "${ISTIO_ARGUMENTS[@]}"
+    privileges=(--user 1337:1337)
+    check_entry 'Validation passed' /usr/local/bin/pilot-agent istio-iptables "${ISTIO_ARGUMENTS[@]}" --run-validation --skip-rule-apply
+    network=linkerd privileges=(--cap-add NET_ADMIN)
     check_entry installed /usr/lib/linkerd/linkerd2-proxy-init "${LINKERD_ARGUMENTS[@]}"
     check_entry 'already in place' /usr/local/bin/proxy-init "${LINKERD_ARGUMENTS[@]}"
     check_entry 'already in place' /mesh-init "${LINKERD_ARGUMENTS[@]}"
+    privileges=(--user 65534:65534)
+    check_entry Validated /usr/lib/linkerd/linkerd2-network-validator --log-format plain --log-level debug --connect-addr 1.1.1.1:20001 \
+        --listen-addr 0.0.0.0:4140 --timeout 10s
 }
 
 # make_pod_network NAME: a network namespace with an address and a default route, as a pod's.
@@ -48,10 +56,10 @@ make_pod_network() {
     ip -n "$1" route add default via 10.9.0.1
 }
 
-# check_entry SAID PROGRAM ARGUMENT…: the program of that name in the image does its work.
+# check_entry SAID PROGRAM ARGUMENT…: the program of that name in the image does its work, with $privileges in $network.
 check_entry() {
-    podman run --rm --pull never --network ns:/run/netns/entries --read-only --read-only-tmpfs=false --cap-drop ALL --cap-add NET_ADMIN \
-        --security-opt no-new-privileges --entrypoint "$2" "$IMAGE" "${@:3}" >"$lab/output" 2>&1 || fail "$2 ${*:3}: $(cat "$lab/output")"
+    podman run --rm --pull never --network "ns:/run/netns/$network" --read-only --read-only-tmpfs=false --cap-drop ALL \
+        --security-opt no-new-privileges "${privileges[@]}" --entrypoint "$2" "$IMAGE" "${@:3}" >"$lab/output" 2>&1 || fail "$2 ${*:3}: $(cat "$lab/output")"
     grep -q "$1" "$lab/output" || fail "$2 ${*:3} does not say \"$1\": $(cat "$lab/output")"
     ok "$2 ${3-} …: $1"
 }

@@ -35,13 +35,14 @@ image: ## Pack it into an image by buildah, podman or docker, without a registry
 
 pods: ## Real pods: patched manifests under podman with real Envoys, and the image's entry points
 	@tests/setup.sh pods
-	$(CARGO) build --release --locked --features manifest
+	$(CARGO) build --release --locked
+	$(CARGO) build --release --locked --features manifest --bin mesh-patch
 	@$(SUDO) tests/pods.sh "$(BINARY)" "$(PATCH)" "$(TARGET)/pods"
 
 # Python's packages go to a folder beside the build.
 policies: ## The admission policies, evaluated without a cluster and compared with mesh-patch
 	@tests/setup.sh policies
-	$(CARGO) build --release --locked --features manifest
+	$(CARGO) build --release --locked --features manifest --bin mesh-patch
 	@test "$(TARGET)/policies/ready" -nt tests/policies/requirements.txt || { \
 		python3 -m venv --clear "$(TARGET)/policies" && \
 		"$(TARGET)/policies/bin/pip" install --quiet --disable-pip-version-check -r tests/policies/requirements.txt && \

@@ -12,6 +12,8 @@ mod flags;
 mod help;
 mod log;
 mod options;
+#[cfg(feature = "manifest")]
+pub mod patch;
 mod remove;
 mod report;
 mod session;

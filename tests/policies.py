@@ -65,6 +65,9 @@ def check_schemas():
                 continue
             wanted = [version for version in VERSIONS if int(version.split(".")[1]) >= SINCE.get(document["kind"], 25)]
             what = f"image/{path.parent.name}/{path.name}: {document['kind']} {document['metadata']['name']}"
+            if document["kind"].startswith("Mutating"):
+                older = {**document, "apiVersion": "admissionregistration.k8s.io/v1beta1"}
+                expect(f"{what} is valid as v1beta1 for Kubernetes 1.34 and 1.35", [is_valid(older, "1.34"), is_valid(older, "1.35")], [True, True])
             expect(f"{what} is valid for Kubernetes {wanted[0]} to {wanted[-1]}", [version for version in wanted if is_valid(document, version)], wanted)
 
 
@@ -155,29 +158,46 @@ def check_validation(expressions):
             expect(f"{what} is refused as it is injected", expressions.objections(validating, pod), [refused])
             expect(f"{what} is admitted as the policy leaves it", expressions.objections(validating, expressions.mutate(mutating, pod)), [])
 
-    def refused(old=None, **container):
-        pod = {"spec": {"containers": [{"name": "app", "image": "registry.example.com/app:1"}]}}
-        pod["spec"][container.pop("kind", "containers")] = [{"name": "x", "image": "registry.example.com/x:1", **container}]
-        return expressions.objections(validating, pod, old) != []
+    image = "ghcr.io/mesh-init/mesh-init:0.1.0"
+    granted = {"capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN"]}}
 
-    for capability in ("NET_ADMIN", "CAP_NET_ADMIN", "ALL"):
+    def objections(old=None, kind="containers", spec=(), **container):
+        pod = {"spec": {"containers": [{"name": "app", "image": "registry.example.com/app:1"}], **dict(spec)}}
+        pod["spec"][kind] = [{"name": "x", "image": "registry.example.com/x:1", **container}]
+        return len(expressions.objections(validating, pod, old))
+
+    for capability in ("NET_ADMIN", "CAP_NET_ADMIN", "ALL", "net_admin", "all"):
         for kind in ("containers", "initContainers", "ephemeralContainers"):
             context = {"capabilities": {"drop": ["ALL"], "add": [capability]}}
-            expect(f"{capability} is refused to one of the {kind}", refused(kind=kind, securityContext=context), True)
-    expect("a privileged container is refused", refused(securityContext={"privileged": True}), True)
+            expect(f"{capability} is refused to one of the {kind}", objections(kind=kind, securityContext=context), 1)
+            refusals = 1 if capability.upper() == "ALL" else 0
+            expect(f"{capability} to mesh-init among the {kind}: {refusals} objections", objections(kind=kind, securityContext=context, image=image), refusals)
+    expect("a privileged container is refused", objections(securityContext={"privileged": True}), 1)
     for what, context in {
         "with another capability": {"capabilities": {"add": ["NET_BIND_SERVICE"]}},
         "that drops all": {"capabilities": {"drop": ["ALL"]}},
         "that is said not to be privileged": {"privileged": False},
         "with nothing in its context": {},
     }.items():
-        expect(f"a container {what} is admitted", refused(securityContext=context), False)
-    expect("a container without a context is admitted", refused(), False)
-    context = {"capabilities": {"add": ["NET_ADMIN"]}}
-    running = {"spec": {"containers": [{"name": "x", "image": "registry.example.com/x:1", "securityContext": context}]}}
-    expect("a pod that ran before may get a label", refused(old=running, securityContext=context), False)
-    running["spec"]["containers"][0]["image"] = "ghcr.io/mesh-init/mesh-init:0.1.0"
-    expect("the image of a pod that runs cannot become another one", refused(old=running, securityContext=context), True)
+        expect(f"a container {what} is admitted", objections(securityContext=context), 0)
+    expect("a container without a context is admitted", objections(), 0)
+    expect("another program in mesh-init's image is refused", objections(image=image, securityContext=granted, command=["/data/tool"]), 1)
+    for path in ("/", "/usr", "/mesh-init", "/usr/local/bin", "/var/run/secrets/../../../usr"):
+        mounts = [{"name": "data", "mountPath": path}]
+        expect(f"something mounted at {path} of mesh-init's image is refused", objections(image=image, securityContext=granted, volumeMounts=mounts), 1)
+    mounts = [{"name": "token", "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount"}]
+    expect("mesh-init may have a token", objections(image=image, securityContext=granted, volumeMounts=mounts, command=["/mesh-init"]), 0)
+    debug = {"capabilities": {"add": ["NET_ADMIN", "NET_RAW"]}}
+    expect("mesh-init is admitted as kubectl debug --profile netadmin starts it", objections(kind="ephemeralContainers", image=image, securityContext=debug), 0)
+    expect("mesh-init is refused privileged", objections(image=image, securityContext={"privileged": True}), 1)
+    expect("mesh-init is refused in the node's network", objections(image=image, securityContext=granted, spec={"hostNetwork": True}), 1)
+    expect("others may be in the node's network", objections(spec={"hostNetwork": True}), 0)
+    running = {"spec": {"containers": [{"name": "x", "image": "registry.example.com/x:1", "securityContext": granted}]}}
+    expect("a pod that ran before may get a label", objections(old=running, securityContext=granted), 0)
+    running["spec"]["containers"][0]["image"] = image
+    expect("the image of a pod that runs cannot become another one", objections(old=running, securityContext=granted), 1)
+    for document in documents(IMAGE / "pods/by-hand.yaml"):
+        expect(f"the example {document['metadata']['name']} is admitted", expressions.objections(validating, document), [])
 
 
 def main():

@@ -1,6 +1,6 @@
 """As much of an API server as admission policies need: Kubernetes' types, CEL with its extensions, JSON patches.
 
-CEL is Google's own, with its type checker. What it does not have of Kubernetes' is added here: lists' indexOf and join, the type
+CEL is Google's own, with its type checker. What it does not have of Kubernetes' is added here: lists' indexOf and join, upperAscii, the type
 JSONPatch, and types by the names of fields (Object.spec.initContainers), with the fields that Kubernetes' schema gives
 them, so that a field that does not exist, or a value of another type, is an error as it is in a cluster.
 """
@@ -105,6 +105,8 @@ class Expressions:
             cel.FunctionDecl("indexOf", [cel.Overload("list_index_of", cel.Type.INT, a_list_and_text, True, index_of)]),
             cel.FunctionDecl("join", [cel.Overload("list_join", cel.Type.STRING, a_list_and_text, True, lambda items, by: by.join(items))]),
         ]
+        upper = cel.Overload("upper_ascii", cel.Type.STRING, [cel.Type.STRING], True, str.upper)
+        functions.append(cel.FunctionDecl("upperAscii", [upper]))
         self.env = cel.NewEnv(descriptor_pool=self.types.pool, variables=dynamic, functions=functions)
 
     @functools.cache
@@ -140,7 +142,7 @@ class Expressions:
         """What the policy has against the pod."""
         data = self.data(policy, copy.deepcopy(pod), old)
         return [
-            self.value(validation["messageExpression"], data).plain_value()
+            validation["message"] if "message" in validation else self.value(validation["messageExpression"], data).plain_value()
             for validation in policy["spec"]["validations"]
             if not self.value(validation["expression"], data).plain_value()
         ]

@@ -64,12 +64,11 @@ mesh_init_in() {
     podman run --rm --pull never --pod "$1" --read-only --cap-drop ALL --cap-add NET_ADMIN --security-opt no-new-privileges "$IMAGE" "${@:2}"
 }
 
-# wait_for_proxies POD…
-wait_for_proxies() {
-    local pod
-    for pod in "$@"; do
-        eventually 20 connections "$pod" inbound || fail "the Envoy of $pod does not answer: $(podman logs "$pod-$proxy" 2>&1 | tail -n 3)"
-    done
+# wait_for POD PORT: until its Envoy and its application take connections.
+wait_for() {
+    eventually 20 in_network_of "$1" "$app" get "127.0.0.1:$admin_port" /ready ||
+        fail "the Envoy of $1 is not ready: $(podman logs "$1-$proxy" 2>&1 | tail -n 3)"
+    eventually 20 in_network_of "$1" "$app" get "127.0.0.1:$2" || fail "the application of $1 is not ready: $(podman logs "$1-$1" 2>&1)"
 }
 
 # check_family CLIENT SERVER PORT FAMILY OF TO FROM: the server's port 9090 is not captured on its side, 9091 not on the
@@ -88,7 +87,8 @@ check_istio() {
     patch "$here/pods/istio.yaml"
     play "$patched" || fail "the pods do not start: $(cat "$lab/output")"
     check_init_container productpage-istio-init
-    wait_for_proxies productpage reviews
+    wait_for productpage 9080
+    wait_for reviews 9080
     check_family productpage reviews 9080 IPv4 "$(ipv4_of productpage)" "$(ipv4_of reviews)" 127.0.0.6
     check_family productpage reviews 9080 IPv6 "$(ipv6_of productpage)" "$(ipv6_of reviews)" ::6
     expect 'the health port goes past Envoy' "$(in_network_of productpage "$app" get "$(ipv4_of reviews):15021" /healthz/ready)" ready
@@ -106,7 +106,8 @@ check_linkerd() {
     patch "$here/pods/linkerd.yaml"
     play "$patched" || fail "the pods do not start: $(cat "$lab/output")"
     check_init_container web-linkerd-init
-    wait_for_proxies web voting
+    wait_for web 8080
+    wait_for voting 8080
     # linkerd-proxy, and Envoy in its place, speaks to the application as the pod itself.
     check_family web voting 8080 IPv4 "$(ipv4_of web)" "$(ipv4_of voting)" "$(ipv4_of voting)"
     check_family web voting 8080 IPv6 "$(ipv6_of web)" "$(ipv6_of voting)" "$(ipv6_of voting)"

@@ -8,14 +8,18 @@ CARGO := cargo
 # .cargo/config.toml builds for the machine's own target by name, so that the program lies in that target's folder.
 TARGET = $(shell $(CARGO) metadata --no-deps --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
 BINARY = $(TARGET)/$(HOST)/release/mesh-init
+PATCH = $(TARGET)/$(HOST)/release/mesh-patch
 HOST = $(shell rustc -vV | sed -n 's/^host: //p')
+VERSION = $(shell $(CARGO) pkgid | sed 's/.*[#@]//')
+# The name that `make image` gives to the image.
+IMAGE = localhost/mesh-init:$(VERSION)
 
 # Network namespaces and the packet filter are root's.
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo -E)
 # What makes cargo start test programs by sudo.
 RUNNER = $(if $(SUDO),CARGO_TARGET_$(shell echo $(HOST) | tr 'a-z-' 'A-Z_')_RUNNER='$(SUDO)')
 
-.PHONY: help build demo test guests fuzz bench check clean
+.PHONY: help build image pods policies demo test guests fuzz bench check clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z]*\):.*## /make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -23,6 +27,28 @@ help: ## Say what there is
 build: ## Build the static program
 	@tests/setup.sh build
 	$(CARGO) build --release --locked
+
+image: ## Pack it into an image by buildah, podman or docker, without a registry (IMAGE=NAME)
+	@tests/setup.sh image
+	$(CARGO) build --release --locked
+	@image/build.sh "$(BINARY)" "$(IMAGE)" "$(VERSION)"
+
+pods: ## Real pods: patched manifests under podman with real Envoys, and the image's entry points
+	@tests/setup.sh pods
+	$(CARGO) build --release --locked
+	$(CARGO) build --release --locked --features manifest --bin mesh-patch
+	@$(SUDO) tests/pods.sh "$(BINARY)" "$(PATCH)" "$(TARGET)/pods"
+
+# Python's packages go to a folder beside the build.
+policies: ## The admission policies, evaluated without a cluster and compared with mesh-patch
+	@tests/setup.sh policies
+	$(CARGO) build --release --locked --features manifest --bin mesh-patch
+	@test "$(TARGET)/policies/ready" -nt tests/policies/requirements.txt || { \
+		python3 -m venv --clear "$(TARGET)/policies" && \
+		"$(TARGET)/policies/bin/pip" install --quiet --disable-pip-version-check -r tests/policies/requirements.txt && \
+		touch "$(TARGET)/policies/ready"; \
+	}
+	@"$(TARGET)/policies/bin/python" tests/policies.py "$(PATCH)"
 
 demo: ## Show it at work: rules into a throw-away namespace, checked, with real connections, and out again
 	@tests/setup.sh demo

@@ -18,5 +18,7 @@ pub mod cli;
 pub mod host;
 #[expect(unsafe_code, reason = "system calls that no crate wraps")]
 pub mod kernel;
+#[cfg(feature = "manifest")]
+pub mod manifest;
 pub mod mesh;
 pub mod ruleset;

@@ -1,6 +1,6 @@
 #!/bin/bash
-# Sees to what `make build|check|demo|test|guests|fuzz|bench` need: a Rust that is new enough is looked for, Debian packages that
-# are missing are installed. Usage: tests/setup.sh build|check|demo|test|guests|fuzz|bench
+# Sees to what `make build|check|image|pods|policies|demo|test|guests|fuzz|bench` need: a Rust that is new enough is looked for, Debian packages that
+# are missing are installed. Usage: tests/setup.sh build|check|image|pods|policies|demo|test|guests|fuzz|bench
 set -euo pipefail
 
 # The first cargo that knows build.target = "host-tuple" (.cargo/config.toml).
@@ -22,11 +22,22 @@ check_rust() {
         die "$(command -v cargo) is version $version, which is too old; $how"
 }
 
-# A command (or `lib:FILE` for a file that the compiler finds) and the package that brings it.
+# A builder of images, if there is none (a docker client may have no daemon).
+needs_builder() {
+    command -v buildah >/dev/null || command -v podman >/dev/null || docker info >/dev/null 2>&1 || echo "buildah=buildah runc=runc"
+}
+
+# A command (or `lib:FILE` for a file that the compiler finds, `module:NAME` for one of Python's) and the package that brings it.
 needs() {
     case $1 in
     build) echo "cc=gcc lib:libc.a=libc6-dev" ;;
     check) needs build ;;
+    image) echo "$(needs build) /usr/bin/python3=python3 $(needs_builder)" ;;
+    policies) echo "$(needs build) /usr/bin/python3=python3 module:ensurepip=python3-venv" ;;
+    pods)
+        echo "$(needs build) /usr/bin/python3=python3 module:ensurepip=python3-venv ip=iproute2 nsenter=util-linux unshare=util-linux" \
+            "setcap=libcap2-bin getcap=libcap2-bin iptables=iptables podman=podman runc=runc /usr/lib/podman/netavark=netavark catatonit=catatonit"
+        ;;
     fuzz) echo "$(needs build) c++=g++" ;;
     demo) echo "$(needs build) ip=iproute2 nsenter=util-linux setpriv=util-linux /usr/bin/python3=python3 iptables-legacy-save=iptables nft=nftables" ;;
     test)
@@ -38,7 +49,7 @@ needs() {
             "ip=iproute2 nsenter=util-linux setpriv=util-linux"
         ;;
     bench) echo "$(needs build) ip=iproute2 nsenter=util-linux iptables-legacy-restore=iptables hyperfine=hyperfine strace=strace /usr/bin/python3=python3" ;;
-    *) die "usage: $0 build|check|demo|test|guests|fuzz|bench" ;;
+    *) die "usage: $0 build|check|image|pods|policies|demo|test|guests|fuzz|bench" ;;
     esac
 }
 
@@ -46,6 +57,7 @@ is_there() {
     case $1 in
     # `cc -print-file-name` repeats the name of what it does not find.
     lib:*) command -v cc >/dev/null && [[ $(cc -print-file-name="${1#lib:}") == /* ]] ;;
+    module:*) python3 -c "import ${1#module:}" 2>/dev/null ;;
     *) command -v "$1" >/dev/null ;;
     esac
 }

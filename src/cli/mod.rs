@@ -13,6 +13,8 @@ mod flags;
 mod help;
 mod log;
 mod options;
+#[cfg(feature = "manifest")]
+pub mod patch;
 mod preflight;
 mod probe;
 mod remove;

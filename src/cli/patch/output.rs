@@ -1,0 +1,53 @@
+//! What goes to stdout.
+
+use similar::TextDiff;
+
+use super::Done;
+use super::arguments::Format;
+use crate::manifest::{PatchedObject, patches};
+
+/// How many lines a diff shows around a change.
+const CONTEXT: usize = 3;
+
+/// What was patched, in the form that was asked for.
+pub(super) fn text(done: &[Done<'_>], format: Format) -> String {
+    let objects: Vec<&PatchedObject> = done.iter().flat_map(|done| &done.patched.objects).collect();
+    match format {
+        Format::Yaml => manifests(done),
+        Format::JsonPatch => patches::json_patches(&objects),
+        Format::Kustomize => {
+            let named = done.iter().filter(|done| done.input.path.is_some());
+            patches::kustomization(&named.map(|done| done.input.name.clone()).collect::<Vec<_>>(), &objects)
+        }
+    }
+}
+
+/// The files one behind the other. Each byte is as it was in its file; what separates documents comes between files.
+fn manifests(done: &[Done<'_>]) -> String {
+    let mut all = String::new();
+    for text in done.iter().map(|done| done.patched.text.as_str()) {
+        if !all.is_empty() {
+            if !all.ends_with('\n') {
+                all.push('\n');
+            }
+            // Its own mark may stand behind comments.
+            let first = text.lines().find(|line| !line.trim_start().is_empty() && !line.starts_with('#')).unwrap_or_default();
+            if !(first.starts_with("---") || first.starts_with('%')) {
+                all.push_str("---\n");
+            }
+        }
+        all.push_str(text.strip_prefix('\u{feff}').filter(|_| !all.is_empty()).unwrap_or(text));
+    }
+    all
+}
+
+/// A unified diff of every file that changes.
+pub(super) fn diff(done: &[Done<'_>]) -> String {
+    let mut all = String::new();
+    for done in done.iter().filter(|done| done.patched.text != done.input.text) {
+        let name = done.input.name.as_str();
+        let diff = TextDiff::from_lines(done.input.text.as_str(), done.patched.text.as_str());
+        all.push_str(&diff.unified_diff().context_radius(CONTEXT).header(name, name).to_string());
+    }
+    all
+}

@@ -1,0 +1,135 @@
+//! The init container of a mesh: mesh-init's image, and the privileges that it needs.
+
+use serde_json::{Value, json};
+
+use super::command;
+use super::draft::{Draft, Fault};
+use super::error::Cause;
+use super::path::Path;
+use super::settings::Settings;
+
+/// What an init container of a mesh is there for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// `istio-init`: installs the rules.
+    IstioInit,
+    /// `istio-validation`: tries the rules that a CNI plugin has installed.
+    IstioValidation,
+    /// `linkerd-init`: installs the rules.
+    LinkerdInit,
+    /// `linkerd-network-validator`: tries the rules that a CNI plugin has installed.
+    LinkerdValidator,
+}
+
+impl Role {
+    /// The role of the init container called `name`, if it is a mesh's.
+    pub(super) fn of(name: &str) -> Option<Role> {
+        match name {
+            "istio-init" => Some(Role::IstioInit),
+            "istio-validation" => Some(Role::IstioValidation),
+            "linkerd-init" => Some(Role::LinkerdInit),
+            "linkerd-network-validator" => Some(Role::LinkerdValidator),
+            _ => None,
+        }
+    }
+
+    /// Whether it writes rules, which takes CAP_NET_ADMIN.
+    fn installs(self) -> bool {
+        matches!(self, Role::IstioInit | Role::LinkerdInit)
+    }
+}
+
+/// A user other than root who is nobody else in the pod: those of the proxies would be exempt from the rules.
+const NOBODY: u32 = 65534;
+
+/// Patches the container at `path`. Returns the volumes that it no longer mounts.
+pub(super) fn patch(draft: &mut Draft, path: &Path, name: &str, role: Role, settings: &Settings) -> Result<Vec<String>, Fault> {
+    command::keep_working(draft, path, role, settings.accepts)?;
+    draft.set(path, "image", settings.image.as_str(), "mesh-init in the place of the original")?;
+    let keeps = settings.keep_privileged.iter().any(|kept| kept == name);
+    if !keeps && let Some(flag) = command::close_wait_timeout(draft, path)? {
+        let text = "writing this kernel setting takes a privileged container; leave it out, or except the container with --keep-privileged linkerd-init";
+        return Err(Fault::new(&flag, Cause::Privilege(text.to_owned())));
+    }
+    security(draft, path, role, keeps, settings.non_root)?;
+    if let Some(resources) = &settings.resources {
+        draft.set(path, "resources", resources.value(), "--resources")?;
+    }
+    drop_lock_mounts(draft, path)
+}
+
+fn security(draft: &mut Draft, path: &Path, role: Role, keeps_privileged: bool, non_root: bool) -> Result<(), Fault> {
+    let context = path.key("securityContext");
+    draft.object(&context)?;
+    if !keeps_privileged {
+        draft.set(&context, "allowPrivilegeEscalation", false, "nothing is gained while it runs")?;
+    }
+    let capabilities = context.key("capabilities");
+    let added = if role.installs() { vec!["NET_ADMIN"] } else { Vec::new() };
+    if draft.texts(&capabilities.key("add"))? != added {
+        if added.is_empty() {
+            draft.remove(&capabilities.key("add"), "the validator needs no capability");
+        } else {
+            draft.set(&capabilities, "add", added, "the one capability that the rules take; no raw socket is opened")?;
+        }
+    }
+    if draft.texts(&capabilities.key("drop"))? != ["ALL"] {
+        draft.set(&capabilities, "drop", vec!["ALL"], "no other capability is needed")?;
+    }
+    if !keeps_privileged {
+        draft.set(&context, "privileged", false, "CAP_NET_ADMIN is enough")?;
+    }
+    draft.set(&context, "readOnlyRootFilesystem", true, "no file is written, no lock taken")?;
+    if role.installs() {
+        user(draft, &context, non_root)?;
+    }
+    // A profile of the node's own was chosen by somebody.
+    let seccomp = context.key("seccompProfile");
+    if draft.text(&seccomp.key("type"))? != Some("Localhost") {
+        let why = "no system call outside the runtime's profile is needed";
+        if draft.object(&seccomp)?.is_some() {
+            draft.set(&seccomp, "type", "RuntimeDefault", why)?;
+        } else {
+            draft.set(&context, "seccompProfile", json!({"type": "RuntimeDefault"}), why)?;
+        }
+    }
+    Ok(())
+}
+
+fn user(draft: &mut Draft, context: &Path, non_root: bool) -> Result<(), Fault> {
+    if !non_root {
+        let why = "the image's file capability does not reach a Kata guest (--non-root for nodes where it counts)";
+        draft.set(context, "runAsNonRoot", false, why)?;
+        return draft.set(context, "runAsUser", 0, why);
+    }
+    let why = "--non-root: the image's file capability is enough";
+    for key in ["runAsGroup", "runAsUser"] {
+        if draft.get(&context.key(key)).and_then(Value::as_u64).is_none_or(|id| id == 0) {
+            draft.set(context, key, NOBODY, why)?;
+        }
+    }
+    draft.set(context, "runAsNonRoot", true, why)
+}
+
+/// Takes out what is mounted for iptables' lock file alone, and returns the volumes' names.
+fn drop_lock_mounts(draft: &mut Draft, path: &Path) -> Result<Vec<String>, Fault> {
+    let at = path.key("volumeMounts");
+    let count = draft.list(&at)?.len();
+    let mut lock = Vec::new();
+    for index in (0..count).rev() {
+        let mount = at.index(index);
+        draft.object(&mount)?;
+        let name = draft.text(&mount.key("name"))?.unwrap_or_default().to_owned();
+        let place = draft.text(&mount.key("mountPath"))?.unwrap_or_default().trim_end_matches('/');
+        if name.ends_with("xtables-lock") || matches!(place, "/run" | "/run/xtables.lock" | "/var/run/xtables.lock") {
+            lock.push((mount, name));
+        }
+    }
+    let why = "there is no lock file to be written";
+    if lock.len() == count && count > 0 {
+        draft.remove(&at, why);
+    } else {
+        lock.iter().for_each(|(mount, _)| draft.remove(mount, why));
+    }
+    Ok(lock.into_iter().map(|(_, name)| name).collect())
+}

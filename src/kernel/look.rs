@@ -12,6 +12,7 @@ use super::install::Kernel;
 use super::netlink::Socket;
 use super::route::{self, OUR_PROTOCOL, RouteError, Stale};
 use super::wanted::Wanted;
+use crate::ruleset::walk::{Layers, Pod};
 use crate::ruleset::{Family, Mesh, NftTable, Ownership, Ruleset, TableName, Target, owner};
 
 /// What the packet filters hold.
@@ -23,10 +24,32 @@ pub struct Live {
     pub tables: Vec<NftTable>,
 }
 
+impl Live {
+    /// The rules of `family` in the order in which packets meet them.
+    pub fn layers(&self, family: Family) -> Layers<'_> {
+        let legacy = self.held.iter().find(|held| held.form == Form::Legacy && held.ruleset.family == family);
+        Layers::new(family, legacy.map(|held| &held.ruleset), &self.tables)
+    }
+}
+
 impl Kernel {
     /// The local addresses, in the kernel's order.
     pub fn addresses(&mut self) -> Result<Vec<IpAddr>, Error> {
         local_addresses(&mut self.route)
+    }
+
+    /// What matters to packets besides the rules: the local addresses, and the marks that have a route to lo.
+    pub fn pod(&mut self) -> Result<Pod, Error> {
+        let mut policy = Vec::new();
+        for family in Family::ALL {
+            let rules = route::rules(&mut self.route, family)?;
+            for found in rules.iter().filter_map(route::Rule::policy) {
+                if route::has_route(&mut self.route, &found)? {
+                    policy.push(found);
+                }
+            }
+        }
+        Ok(Pod { addresses: self.addresses()?, policy })
     }
 
     /// Reads everything that can differ. After the first look of a run, `searched` says where stale routing was looked for:

@@ -119,7 +119,7 @@ impl Pod {
     }
 }
 
-fn is_of(family: Family, address: IpAddr) -> bool {
+pub(super) fn is_of(family: Family, address: IpAddr) -> bool {
     address.is_ipv4() == (family == Family::V4)
 }
 

@@ -15,22 +15,19 @@ use crate::mesh::Mesh;
 pub(super) fn run(mesh: Mesh, matches: &ArgMatches, common: &Common, environment: Environment<'_>) -> Result<Code, Failure> {
     let mut report = Report::new("verify", mesh);
     let to = flags::read(REPORT_OPTIONS, matches, environment).get("report").text;
-    let result = check(mesh, matches, common, environment, &mut report, to == "-");
+    let silent = to == "-";
+    let result = Probing::read(mesh, matches, common, environment).and_then(|probing| {
+        let compared = compare(mesh, matches, common, environment, &mut report, silent);
+        match probing {
+            Some(probing) => tried(probing, compared, common, &mut report, silent),
+            None => compared,
+        }
+    });
     report.write(&to, result)
 }
 
-/// Compares, and with `--probe` tries too.
-fn check(
-    mesh: Mesh,
-    matches: &ArgMatches,
-    common: &Common,
-    environment: Environment<'_>,
-    report: &mut Report,
-    silent: bool,
-) -> Result<Code, Failure> {
-    let probing = Probing::read(mesh, matches, common, environment)?;
-    let compared = compare(mesh, matches, common, environment, report, silent);
-    let Some(probing) = probing else { return compared };
+/// Tries what was compared.
+fn tried(probing: Probing, compared: Result<Code, Failure>, common: &Common, report: &mut Report, silent: bool) -> Result<Code, Failure> {
     let code = match compared {
         // Trying needs no privilege, and says what it says without the comparison.
         Err(failure) if failure.code == Code::NoCapability => {

@@ -143,12 +143,15 @@ fn a_file_capability_counts_or_is_told_to_be_lost() {
     }
 }
 
+/// A backend, what the kernel lacks, the exit code, and the verdicts on some checks.
+type Lack = (&'static str, Vec<Refusal>, i32, &'static [(&'static str, &'static str)]);
+
 #[test]
 fn what_a_kernel_lacks_blocks_only_where_nothing_else_does() {
     require_root!();
     let no_nft = Refusal::no_netfilter_netlink;
     let legacy = |refusal: fn(Level) -> Vec<Refusal>| [Level::V4, Level::V6].map(refusal).concat();
-    let cases: [(&str, Vec<Refusal>, i32, &[(&str, &str)]); 9] = [
+    let cases: [Lack; 9] = [
         ("auto", no_nft(), 0, &[("nftables-ipv4", "ok"), ("legacy-ipv4", "ok"), ("legacy-ipv6", "ok")]),
         ("nftables", no_nft(), 4, &[("nftables-ipv4", "blocker"), ("nftables-ipv6", "blocker")]),
         ("auto", legacy(Refusal::no_filter), 0, &[("nftables-ipv4", "ok"), ("legacy-ipv4", "ok"), ("legacy-ipv6", "ok")]),

@@ -31,7 +31,7 @@ needs() {
     demo) echo "$(needs build) ip=iproute2 nsenter=util-linux setpriv=util-linux /usr/bin/python3=python3 iptables-legacy-save=iptables nft=nftables" ;;
     test)
         echo "$(needs build) ip=iproute2 nsenter=util-linux setpriv=util-linux unshare=util-linux iptables-legacy-save=iptables" \
-            "nft=nftables setcap=libcap2-bin strace=strace"
+            "nft=nftables setcap=libcap2-bin strace=strace runc=runc"
         ;;
     bench) echo "$(needs build) ip=iproute2 nsenter=util-linux iptables-legacy-restore=iptables hyperfine=hyperfine strace=strace /usr/bin/python3=python3" ;;
     *) die "usage: $0 build|check|demo|test|fuzz|bench" ;;

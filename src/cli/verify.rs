@@ -1,6 +1,9 @@
 //! `mesh-init verify`: what the kernel holds, compared with the plan.
 
+use std::net::SocketAddr;
+
 use clap::ArgMatches;
+use tracing::warn;
 
 use super::failure::{Code, Failure};
 use super::flags;
@@ -8,7 +11,11 @@ use super::help::REPORT_OPTIONS;
 use super::options::Common;
 use super::report::Report;
 use super::session::{self, Environment, MeshOptions};
+use crate::host::listeners::listeners;
+use crate::kernel::Drift;
 use crate::mesh::Mesh;
+use crate::ruleset::walk::{Layers, loopback};
+use crate::ruleset::{Hook, Ruleset};
 
 pub(super) fn run(mesh: Mesh, matches: &ArgMatches, common: &Common, environment: Environment<'_>) -> Result<Code, Failure> {
     let mut report = Report::new("verify", mesh);
@@ -31,8 +38,12 @@ fn compare(
     let mut kernel = session::open_kernel(common, common.choice(options.preference()))?;
     let (plan, _) = session::plan(&options, common, Some(&mut kernel))?;
     let mut wanted = session::wanted(plan);
-    let (drift, settled) = kernel.check(&mut wanted)?;
+    let (mut drift, settled) = kernel.check(&mut wanted)?;
     session::close_kernel(kernel);
+    match listeners() {
+        Ok(found) => drift.extend(wanted.planned().flat_map(|plan| unheard(plan, &found)).map(Drift::Finding)),
+        Err(error) => warn!("where the proxy listens is not known: {error}"),
+    }
 
     session::announce(&settled);
     report.settled(&wanted, &settled);
@@ -51,4 +62,25 @@ fn compare(
         super::print(&words)?;
     }
     Ok(if drift.is_empty() { Code::Done } else { Code::Differs })
+}
+
+/// Ports to which connections are redirected on their way out, which leads to loopback, while a proxy listens on them at
+/// other addresses alone.
+fn unheard(plan: &Ruleset, listeners: &[SocketAddr]) -> Vec<String> {
+    let loopback = loopback(plan.family);
+    let hears = |found: &&SocketAddr| {
+        // A socket of IPv6 that listens everywhere is given connections of IPv4, too.
+        found.ip() == loopback || found.ip().is_unspecified() && (found.is_ipv6() || loopback.is_ipv4())
+    };
+    let unheard = |port: u16| {
+        let mut there = listeners.iter().filter(|found| found.port() == port);
+        let elsewhere = there.clone().find(|found| found.is_ipv4() == loopback.is_ipv4() && !hears(found))?;
+        let text = || {
+            let to = SocketAddr::new(loopback, port);
+            let any = if loopback.is_ipv4() { "0.0.0.0" } else { "::" };
+            format!("unheard: connections are redirected to {to}, and the proxy listens on {elsewhere} alone; let it listen on {any}")
+        };
+        (!there.any(|found| hears(&found))).then(text)
+    };
+    Layers::of_plan(plan).redirects(Hook::Output).into_iter().filter_map(unheard).collect()
 }

@@ -4,6 +4,7 @@
 pub mod capability;
 mod error;
 pub mod files;
+pub mod listeners;
 pub mod missing_capability;
 pub mod namespace;
 pub mod probe;

@@ -404,16 +404,18 @@ fn the_report_has_what_was_tried() {
     let world = World::new();
     let outcome = run(&world, "nftables", "apply", &ISTIO, &["--probe", "--report", "-"]).expect(0);
     let report: serde_json::Value = serde_json::from_str(&outcome.stdout).unwrap();
-    let probes = report["probes"].as_array().unwrap();
-    assert_eq!(
-        probes.iter().map(|probe| (&probe["family"], &probe["outcome"])).collect::<Vec<_>>(),
-        [(&4.into(), &"passed".into()), (&6.into(), &"passed".into())]
-    );
-    let (uid, gid) = (0, 0);
-    let _other = ANY.map(|any| world.pod.inside_as(uid, gid, || listener(at(any, 15001), false)));
+    let tried = |report: &serde_json::Value| -> Vec<(String, String)> {
+        let checks = report["checks"].as_array().unwrap().iter();
+        let tried = checks.filter(|check| check["name"].as_str().unwrap().starts_with("probe-"));
+        tried.map(|check| (check["name"].as_str().unwrap().to_owned(), check["verdict"].as_str().unwrap().to_owned())).collect()
+    };
+    let all = |verdict: &str| ["probe-ipv4", "probe-ipv6"].map(|name| (name.to_owned(), verdict.to_owned()));
+    assert_eq!(tried(&report), all("ok"));
+    let _other = ANY.map(|any| world.pod.inside(|| listener(at(any, 15001), false)));
     let outcome = run(&world, "nftables", "verify", &ISTIO, &["--probe", "--report", "-"]).expect(1);
     let report: serde_json::Value = serde_json::from_str(&outcome.stdout).unwrap();
-    assert_eq!((&report["probes"][0]["outcome"], &report["outcome"]), (&"failed".into(), &"failed".into()));
+    assert_eq!(tried(&report), all("blocker"));
+    assert_eq!(report["outcome"], "failed");
     assert!(report["error"].as_str().unwrap().starts_with("the probe failed: IPv4: a connection to 192.0.2.1:15002"), "{report}");
 }
 
@@ -474,5 +476,55 @@ fn on_a_kernel_that_would_hang_the_original_destination_is_not_asked_for() {
         assert_eq!(asked, asks, "{release}: {calls}");
         let words = if asks { "with its original destination" } else { "its original destination was not asked for" };
         assert!(said.contains(words), "{release}: {said}");
+    }
+}
+
+#[test]
+fn another_namespaces_pod_is_tried_there() {
+    require_root!();
+    let world = World::new();
+    let path = world.pod.path().display().to_string();
+    let flags = [&ISTIO[..], &["--redirect-dns", "--capture-all-dns", "--netns", &path, "--probe"]].concat();
+    let outcome = world
+        .beyond
+        .mesh_init(&[&["apply"], &flags[..]].concat())
+        .env("MESH_INIT_BACKEND", "nftables")
+        .with(Privilege::NetAdminAndSysAdmin)
+        .run()
+        .expect(0);
+    for words in
+        ["a connection to 192.0.2.1:15002 arrived", "a DNS query to 192.0.2.1:53 arrived", "a DNS query to [2001:db8::1]:53 arrived"]
+    {
+        assert_says(&outcome, &[words]);
+    }
+    assert_eq!(world.out(), Out::NOTHING);
+}
+
+#[test]
+fn an_address_written_as_ipv6_is_what_it_is() {
+    require_root!();
+    let world = World::with(&[Family::V4]);
+    let _servers = Servers::tcp(&world.beyond, &[80]);
+    let flags = ["--probe", "--connect-addr", "[::ffff:198.51.100.1]:80"];
+    let outcome = run(&world, "legacy", "verify", &ISTIO, &flags).expect(3);
+    assert_says(&outcome, &["what was sent to 198.51.100.1:80 did not arrive at 127.0.0.1:15001"]);
+    assert_eq!(world.out().further, 0);
+    run(&world, "legacy", "apply", &ISTIO, &flags).expect(0);
+}
+
+#[test]
+fn variables_ask_for_it_too() {
+    require_root!();
+    let world = World::with(&[Family::V4]);
+    let apply = |env: &[(&str, &str)]| {
+        let program = world.mesh_init("legacy", &[&["apply"], &ISTIO[..]].concat());
+        env.iter().fold(program, |program, (name, value)| program.env(name, value)).run().expect(0)
+    };
+    let to = ("MESH_INIT_CONNECT_ADDR", "198.51.100.7:7");
+    let outcome = apply(&[("MESH_INIT_PROBE", "true"), to, ("MESH_INIT_PROBE_TIMEOUT", "")]);
+    assert_says(&outcome, &["probe: IPv4: a connection to 198.51.100.7:7 arrived at port 15001"]);
+    // Nothing is asked for.
+    for env in [&[to][..], &[("MESH_INIT_PROBE", ""), to], &[("MESH_INIT_PROBE_TIMEOUT", "soon")]] {
+        assert!(!apply(env).text().contains("probe"));
     }
 }

@@ -36,13 +36,12 @@ fn apply(mesh: Mesh, matches: &ArgMatches, common: &Common, environment: Environ
 
 /// Tries what was installed. Rules that do not what they should stay: without them traffic would pass the proxy by.
 fn probe(probing: Probing, common: &Common, report: &mut Report) -> Result<(), Failure> {
-    let checks = probing.run(common)?;
-    for line in probe::lines(&checks) {
+    let tries = probing.run(common)?;
+    probe::record(&tries, report.checks());
+    for line in probe::lines(&tries) {
         info!("{line}");
     }
-    let judged = probe::judge(&checks, common);
-    report.probed(checks);
-    judged
+    probe::judge(&tries, common)
 }
 
 /// Installs `plan` and logs what was done.

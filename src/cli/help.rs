@@ -91,6 +91,7 @@ pub(super) fn own(arguments: &[OsString]) -> Command {
         .after_help(
             "Drop-in for istio-iptables as `mesh-init istio-iptables FLAGS`, and under the program names istio-iptables and pilot-agent.\n\
              Drop-in for linkerd2-proxy-init as `mesh-init FLAGS`, and under the program names linkerd2-proxy-init and proxy-init.\n\
+             Drop-in for linkerd2-network-validator under that program name.\n\
              Exit codes: 0 done, 1 failed, 2 usage, 3 the kernel differs from the plan, 4 preflight found a blocker, 10 CAP_NET_ADMIN\n\
              missing, 11 refused in a user namespace, 12 no packet filter, 13 kernel feature missing, 14 rules kept changing, 15 a kernel on\n\
              which the proxy would hang. Drop-ins have the originals' codes.",

@@ -8,7 +8,6 @@ use serde::Serialize;
 
 use super::check::{Checks, Verdict};
 use super::failure::{Code, Failure};
-use super::probe::Check;
 use crate::kernel::{Drift, Form, Outcome, Settled, Wanted};
 use crate::mesh::Mesh;
 use crate::ruleset::Family;
@@ -39,9 +38,6 @@ struct Content {
     warnings: Vec<String>,
     differences: Vec<String>,
     checks: Checks,
-    /// What `--probe` tried.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    probes: Vec<Check>,
     microseconds: u64,
 }
 
@@ -78,7 +74,6 @@ impl Report {
             warnings: Vec::new(),
             differences: Vec::new(),
             checks: Checks::default(),
-            probes: Vec::new(),
             microseconds: 0,
         };
         Report { began: Instant::now(), to: None, content }
@@ -125,11 +120,6 @@ impl Report {
     pub(super) fn compared(&mut self, drift: &[Drift]) {
         self.content.outcome = if drift.is_empty() { "in place" } else { "differs" };
         self.content.differences = drift.iter().map(ToString::to_string).collect();
-    }
-
-    /// Takes in what was tried.
-    pub(super) fn probed(&mut self, checks: Vec<Check>) {
-        self.content.probes = checks;
     }
 
     /// Writes the report. A run that went well has failed if its report cannot be written.

@@ -8,6 +8,7 @@ use tracing::{debug, warn};
 use super::backend::{BackendName, Form, Held, Look};
 use super::error::Error;
 use super::found::Found;
+use super::guard::{self, Taking};
 use super::install::Kernel;
 use super::netlink::Socket;
 use super::route::{self, OUR_PROTOCOL, RouteError, Stale};
@@ -27,8 +28,12 @@ pub struct Live {
 impl Live {
     /// The rules of `family` in the order in which packets meet them.
     pub fn layers(&self, family: Family) -> Layers<'_> {
-        let legacy = self.held.iter().find(|held| held.form == Form::Legacy && held.ruleset.family == family);
-        Layers::new(family, legacy.map(|held| &held.ruleset), &self.tables)
+        Layers::new(family, self.legacy(family).map(|held| &held.ruleset), &self.tables)
+    }
+
+    /// What the legacy packet filter holds of `family`.
+    pub(super) fn legacy(&self, family: Family) -> Option<&Held> {
+        self.held.iter().find(|held| held.form == Form::Legacy && held.ruleset.family == family)
     }
 }
 
@@ -103,10 +108,20 @@ impl Kernel {
     /// Everything that the packet filters hold in tables that a mesh's rules may be in, foreign rules included; and all
     /// tables of nf_tables, to be shown.
     pub fn live(&mut self) -> Result<Live, Error> {
+        self.all(Look::Everything)
+    }
+
+    /// What in the packet filters takes packets away from what is wanted.
+    pub(super) fn takings(&mut self, wanted: &Wanted, look: Look) -> Result<Vec<Taking>, Error> {
+        let (live, pod) = (self.all(look)?, self.pod()?);
+        Ok(wanted.planned().flat_map(|plan| guard::takings(plan, &wanted.routing, &live, &pod)).collect())
+    }
+
+    fn all(&mut self, look: Look) -> Result<Live, Error> {
         let mut live = Live::default();
         for family in Family::ALL {
             for backend in &mut self.backends {
-                match backend.read(family, &[], Look::Everything) {
+                match backend.read(family, &[], look) {
                     Ok(held) => live.held.extend(held),
                     Err(error) if error.is_filter_absent() => debug!("{error}"),
                     Err(error) => return Err(error),

@@ -3,7 +3,9 @@
 use crate::ruleset::layout::Seat;
 use crate::ruleset::nft_table::Place;
 use crate::ruleset::print::{iptables, nft};
-use crate::ruleset::{Condition, Family, Hook, Match, NftChain, NftRule, NftTable, Policy, Rule, Ruleset, Table, TableName, Target};
+use crate::ruleset::{
+    Condition, Family, Hook, Match, Mesh, NftChain, NftRule, NftTable, Ownership, Policy, Rule, Ruleset, Table, TableName, Target,
+};
 
 /// Where the kernel's own connection tracking stands at its hooks.
 #[doc(alias = "NF_IP_PRI_CONNTRACK")]
@@ -82,6 +84,20 @@ impl<'a> Layers<'a> {
     /// Whether no packet meets any rule.
     pub fn is_empty(&self) -> bool {
         self.all.is_empty()
+    }
+
+    /// The ports that rules redirect to at a hook, each once.
+    pub fn redirects(&self, hook: Hook) -> Vec<u16> {
+        let rules = self.at(hook, 0).into_iter().flat_map(Layer::all_rules);
+        let mut ports = Vec::new();
+        for (_, rule) in rules {
+            if let Target::Redirect(port) = rule.target
+                && !ports.contains(&port)
+            {
+                ports.push(port);
+            }
+        }
+        ports
     }
 
     /// Those at a hook, in turn. Of tables with the same turn the one that came last is asked first. The kernel does not tell which
@@ -226,6 +242,20 @@ impl<'a> Layer<'a> {
             at += 1;
         }
         rules
+    }
+
+    /// Whose a rule is.
+    pub(super) fn owner(&self, name: &str, index: usize, legacy: &[Ownership]) -> Option<Mesh> {
+        match self.source {
+            Source::Iptables(table) => {
+                let chain = table.chain(name)?;
+                legacy.iter().find(|owner| owner.owns_rule(table.name, chain, index)).map(Ownership::mesh)
+            }
+            Source::Nft(table) => {
+                let chain = nft_chain(table, name)?;
+                chain.owner.or(chain.rules.get(index)?.owner)
+            }
+        }
     }
 
     /// The chain's name as the table itself holds it.

@@ -21,7 +21,7 @@ mod packet;
 mod questions;
 
 pub use self::layer::{Layer, Layers};
-pub use self::packet::{APPLICATION, Packet, Pod, Way};
+pub use self::packet::{APPLICATION, Packet, Pod, Way, loopback};
 pub use self::questions::{Question, elsewhere, questions};
 
 use std::fmt;
@@ -29,7 +29,7 @@ use std::net::IpAddr;
 
 use self::condition::{Device, Effect, Facts, Truth};
 use self::layer::CONNECTION_TRACKING;
-use super::{Family, Hook, Match, Rule, StateSet, Target};
+use super::{Family, Hook, Match, Mesh, Ownership, Rule, StateSet, Target};
 
 /// What becomes of a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,6 +110,24 @@ pub struct Visit<'a> {
     pub met: Met<'a>,
 }
 
+impl Visit<'_> {
+    /// Whether it matches, as far as is known.
+    pub fn may_match(&self) -> bool {
+        !matches!(self.met, Met::No(..))
+    }
+
+    /// Whose it is; `legacy` tells that of rules in the legacy packet filter.
+    pub fn owner(&self, legacy: &[Ownership]) -> Option<Mesh> {
+        self.layer.owner(self.chain, self.index, legacy)
+    }
+
+    /// Rule, chain, table and packet filter in words.
+    pub fn place(&self) -> String {
+        let Visit { layer, chain, index, rule, .. } = self;
+        format!("rule {} of {} {chain} ({}), {},", index + 1, layer.table(), layer.filter(), layer.text(rule))
+    }
+}
+
 /// Whether a rule matches.
 #[derive(Clone, Debug)]
 pub enum Met<'a> {
@@ -139,7 +157,7 @@ impl<'a> Walk<'a> {
     /// The rules that matched.
     pub fn matched(&self) -> impl Iterator<Item = &Visit<'a>> {
         self.steps.iter().filter_map(|step| match step {
-            Step::Rule(visit) if !matches!(visit.met, Met::No(..)) => Some(visit),
+            Step::Rule(visit) if visit.may_match() => Some(visit),
             _ => None,
         })
     }

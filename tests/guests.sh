@@ -90,7 +90,7 @@ shape_files() {
 # Boots a guest and waits for its end. Left are $work/NAME.{results,console}. Under emulation, timers come late enough for the
 # kernel to take them for broken if it looks.
 boot() {
-    [[ -e $work/$1.cpio ]] || shape_files "$1" | cat "$work/common.cpio" - >"$work/$1.cpio"
+    shape_files "$1" | cat "$work/common.cpio" - >"$work/$1.cpio"
     exec timeout -k 5 "$PATIENCE" qemu-system-x86_64 -M q35 -accel tcg -cpu max -m 384 -smp 1 -nodefaults -no-user-config -no-reboot \
         -display none -serial "file:$work/$1.console" -serial "file:$work/$1.results" -kernel "$folder/kernel/vmlinuz" \
         -initrd "$work/$1.cpio" -append "console=ttyS0 loglevel=5 panic=-1 reboot=t no_timer_check $("$guests" parameters "$1")" </dev/null

@@ -31,7 +31,7 @@ needs() {
     demo) echo "$(needs build) ip=iproute2 nsenter=util-linux setpriv=util-linux /usr/bin/python3=python3 iptables-legacy-save=iptables nft=nftables" ;;
     test)
         echo "$(needs build) ip=iproute2 nsenter=util-linux setpriv=util-linux unshare=util-linux iptables-legacy-save=iptables" \
-            "nft=nftables setcap=libcap2-bin strace=strace"
+            "nft=nftables setcap=libcap2-bin strace=strace runc=runc"
         ;;
     guests)
         echo "$(needs build) qemu-system-x86_64=qemu-system-x86 busybox=busybox-static cpio=cpio depmod=kmod xz=xz-utils strip=binutils" \

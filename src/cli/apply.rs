@@ -7,23 +7,24 @@ use clap::ArgMatches;
 use tracing::{info, warn};
 
 use super::failure::{Code, Failure};
-use super::flags;
 use super::help::REPORT_OPTIONS;
 use super::options::Common;
 use super::probe::{self, Probing};
 use super::report::Report;
 use super::session::{self, Environment, MeshOptions};
+use super::{flags, preflight};
+use crate::host::machine::Machine;
 use crate::kernel::{Held, Kernel, Outcome};
 use crate::mesh::{Mesh, Plan};
 
 pub(super) fn run(mesh: Mesh, matches: &ArgMatches, common: &Common, environment: Environment<'_>) -> Result<Code, Failure> {
-    let mut report = Report::new("apply", mesh);
     let to = flags::read(REPORT_OPTIONS, matches, environment).get("report").text;
+    let mut report = Report::begin("apply", mesh, &to)?;
     let done = Probing::read(mesh, matches, common, environment).and_then(|probing| {
         apply(mesh, matches, common, environment, &mut report)?;
         probing.map_or(Ok(()), |probing| probe(probing, common, &mut report))
     });
-    report.write(&to, done.map(|()| Code::Done))
+    report.write(done.map(|()| Code::Done))
 }
 
 fn apply(mesh: Mesh, matches: &ArgMatches, common: &Common, environment: Environment<'_>, report: &mut Report) -> Result<(), Failure> {
@@ -35,22 +36,30 @@ fn apply(mesh: Mesh, matches: &ArgMatches, common: &Common, environment: Environ
 
 /// Tries what was installed. Rules that do not what they should stay: without them traffic would pass the proxy by.
 fn probe(probing: Probing, common: &Common, report: &mut Report) -> Result<(), Failure> {
-    let checks = probing.run(common)?;
-    for line in probe::lines(&checks) {
+    let tries = probing.run(common)?;
+    probe::record(&tries, report.checks());
+    for line in probe::lines(&tries) {
         info!("{line}");
     }
-    let judged = probe::judge(&checks, common);
-    report.probed(checks);
-    judged
+    probe::judge(&tries, common)
 }
 
 /// Installs `plan` and logs what was done.
-fn install(plan: Plan, kernel: &mut Kernel, report: &mut Report) -> Result<(), Failure> {
+fn install(plan: Plan, common: &Common, kernel: &mut Kernel, report: &mut Report) -> Result<(), Failure> {
     let mut wanted = session::wanted(plan);
-    let (outcome, settled) = kernel.install(&mut wanted)?;
+    let machine = Machine::default();
+    if report.is_wanted() {
+        preflight::of_machine(report.checks(), &machine, common, &wanted.rulesets);
+    }
+    let (outcome, settled) = kernel.install(&mut wanted).map_err(|error| {
+        let failure = Failure::from(error);
+        let cause = preflight::cause(&machine, failure.code, &wanted.rulesets, kernel);
+        failure.because(cause)
+    })?;
     session::announce(&settled);
     report.settled(&wanted, &settled);
     report.installed(outcome);
+    report.checks().ok("read-back", "the kernel holds the planned rules");
     let summary = session::summary(&wanted, &settled);
     match outcome {
         Outcome::AlreadyInPlace => info!("already in place: {summary}"),

@@ -53,8 +53,8 @@ impl Failure {
     }
 
     /// What failed and why, and what to do about it.
-    pub(super) fn into_parts(self) -> (String, Option<String>) {
-        (self.message, self.hint)
+    pub(super) fn parts(&self) -> (&str, &str) {
+        (&self.message, self.hint.as_deref().unwrap_or_default())
     }
 
     /// What an error of the kernel's comes to.
@@ -69,6 +69,14 @@ impl Failure {
     /// The same failure, of what `subject` names.
     pub(super) fn about(self, subject: &str) -> Failure {
         Failure { message: format!("{subject}: {}", self.message), ..self }
+    }
+
+    /// The same failure, with what brings it about if that is known.
+    pub(super) fn because(self, cause: Option<String>) -> Failure {
+        match cause {
+            Some(cause) => Failure { message: format!("{}; {cause}", self.message), ..self },
+            None => self,
+        }
     }
 
     pub(super) fn usage(message: impl Into<String>) -> Failure {

@@ -113,19 +113,6 @@ struct OriginalLine<'a> {
     msg: &'a str,
 }
 
-#[derive(Serialize)]
-struct ValidatorLine<'a> {
-    timestamp: &'a str,
-    level: &'a str,
-    fields: Fields<'a>,
-    target: &'a str,
-}
-
-#[derive(Serialize)]
-struct Fields<'a> {
-    message: &'a str,
-}
-
 /// The name that the validator logs under.
 const VALIDATOR: &str = "linkerd_network_validator";
 
@@ -151,17 +138,18 @@ fn line(style: Style, level: tracing::Level, message: &str, now: SystemTime) -> 
         Style::Linkerd(Format::Plain) => format!("time=\"{}\" level={logrus_name} msg={}", seconds(), logrus_text(message)),
         Style::Linkerd(Format::Json) => json(&OriginalLine { level: logrus_name, time: &seconds(), msg: message }),
         Style::Validator(Format::Plain) => format!("{} {level:>5} {VALIDATOR}: {message}", micros()),
-        Style::Validator(Format::Json) => {
-            let (level, fields) = (level.as_str(), Fields { message });
-            json(&ValidatorLine { timestamp: &micros(), level, fields, target: VALIDATOR })
-        }
+        Style::Validator(Format::Json) => format!(
+            "{{\"timestamp\":\"{}\",\"level\":\"{level}\",\"fields\":{{\"message\":{}}},\"target\":\"{VALIDATOR}\"}}",
+            micros(),
+            json(&message)
+        ),
     };
     line.push('\n');
     line
 }
 
 fn json(line: &impl Serialize) -> String {
-    // Three texts are always serializable.
+    // Texts are always serializable.
     serde_json::to_string(line).unwrap_or_default()
 }
 

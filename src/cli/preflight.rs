@@ -8,7 +8,7 @@ use clap::ArgMatches;
 use serde::Serialize;
 
 use self::registry::Registry;
-use super::check::{Check, Verdict, worst};
+use super::check::{Checks, Verdict};
 use super::failure::{Code, Failure};
 use super::help::PREFLIGHT_OPTIONS;
 use super::options::Common;
@@ -17,8 +17,10 @@ use super::{flags, help};
 use crate::host::kernel_config::KernelConfig;
 use crate::host::machine::Machine;
 use crate::host::{capability, termination_log};
+use crate::kernel::Kernel;
 use crate::mesh::flag::{BadValue, Given};
 use crate::mesh::{self, Mesh};
+use crate::ruleset::Ruleset;
 
 #[derive(Debug, Serialize)]
 struct Content<'a> {
@@ -26,7 +28,7 @@ struct Content<'a> {
     mesh: Option<&'static str>,
     verdict: Verdict,
     exit_code: u8,
-    checks: &'a [Check],
+    checks: &'a Checks,
 }
 
 /// The flags with which the meshes' injectors start their originals, as far as a plan needs any.
@@ -37,80 +39,105 @@ const USUAL: [&[(&str, &str)]; 2] = [
 
 pub(super) fn run(mesh: Option<Mesh>, matches: &ArgMatches, common: &Common, environment: Environment<'_>) -> Result<Code, Failure> {
     let given = flags::read(PREFLIGHT_OPTIONS, matches, environment);
-    let in_json = read(given.get("format").read(|text| match text {
-        "text" => Ok(false),
-        "json" => Ok(true),
-        _ => Err("is not a format (text or json)".to_owned()),
-    }))?;
-    let registry = read(given.get("registry").read(registry::parse))?;
-    let plans = match mesh {
-        Some(mesh) => vec![MeshOptions::read(mesh, matches, environment)?],
-        None => usual()?,
-    };
+    let bad = |error: BadValue| Failure::from(mesh::Error::from(error));
+    let format = given.get("format");
+    if !matches!(format.text.as_str(), "text" | "json") {
+        return Err(bad(format.bad(&format.text, "is not a format (text or json)")));
+    }
+    let registry = given.get("registry").read(registry::parse).map_err(bad)?;
+    let mut plans = Vec::new();
+    match mesh {
+        Some(mesh) => plans.push(MeshOptions::read(mesh, matches, environment)?),
+        None => {
+            for (mesh, usual) in Mesh::ALL.into_iter().zip(USUAL) {
+                let said = usual.iter().map(|(long, text)| (*long, (*text).to_owned())).collect();
+                plans.push(MeshOptions::new(mesh, &Given::new(help::mesh_flags(mesh), said, &|_| None))?);
+            }
+        }
+    }
     session::enter_namespace(common)?;
 
-    let checks = checks(&plans, mesh.is_none(), registry.as_ref(), common)?;
-    let verdict = worst(&checks);
+    let checks = ask(&plans, registry.as_ref(), common)?;
+    let verdict = checks.verdict();
     let code = if verdict == Verdict::Blocker { Code::CannotWork } else { Code::Done };
-    if let Some(first) = checks.iter().find(|check| check.verdict == Verdict::Blocker) {
-        termination_log::write(first.line().trim_end());
+    let (mut text, mut is_first) = (String::new(), true);
+    for check in &checks.list {
+        let line = check.line();
+        if check.verdict == Verdict::Blocker && std::mem::take(&mut is_first) {
+            termination_log::write(&line);
+        }
+        text.push_str(&line);
+        text.push('\n');
     }
-    if in_json {
+    if format.text == "json" {
         let mesh = mesh.map(Mesh::as_str);
-        super::print(&super::json(&Content { verb: "preflight", mesh, verdict, exit_code: code as u8, checks: &checks })?)?;
-    } else {
-        let lines: String = checks.iter().map(Check::line).collect();
-        super::print(&lines)?;
+        text = super::json(&Content { verb: "preflight", mesh, verdict, exit_code: code as u8, checks: &checks })?;
     }
+    super::print(&text)?;
     Ok(code)
 }
 
-fn read<T>(value: Result<T, BadValue>) -> Result<T, Failure> {
-    value.map_err(|error| mesh::Error::from(error).into())
-}
-
-/// What both meshes are usually told.
-fn usual() -> Result<Vec<MeshOptions>, Failure> {
-    let options = |(mesh, said): (Mesh, &[(&'static str, &str)])| {
-        let said = said.iter().map(|(long, text)| (*long, (*text).to_owned())).collect();
-        MeshOptions::new(mesh, &Given::new(help::mesh_flags(mesh), said, &|_| None))
-    };
-    Ok(Mesh::ALL.into_iter().zip(USUAL).map(options).collect::<Result<_, _>>()?)
-}
-
-/// Every check; those that are about a plan for each of `plans`, which are `named` in them if there are several.
-fn checks(plans: &[MeshOptions], named: bool, registry: Option<&Registry>, common: &Common) -> Result<Vec<Check>, Failure> {
+/// Asks everything; what is about a plan for each of `plans`, whose mesh is named if there are several.
+fn ask(plans: &[MeshOptions], registry: Option<&Registry>, common: &Common) -> Result<Checks, Failure> {
     let machine = Machine::default();
-    let mut checks = vec![machine::release(&machine, common.trusts_upstream_fixes)];
-    let missing = capability::raise_net_admin().err();
-    let may_ask = missing.is_none();
-    checks.push(match missing {
-        None => Check::ok("capability", "CAP_NET_ADMIN is effective"),
-        Some(error) => Check::failed("capability", Verdict::Blocker, error),
-    });
-    checks.extend(machine::foreign_namespace());
-    let choices: Vec<_> = plans.iter().map(|options| common.choice(options.preference())).collect();
-    let mut kernel = session::kernel_as_permitted(common, choices.first().copied().unwrap_or_default())?;
+    let mut checks = Checks::default();
+    machine::release(&mut checks, &machine, common.trusts_upstream_fixes);
+    let missing = capability::raise_net_admin().err().map(Failure::from);
+    match &missing {
+        None => checks.ok(CAPABILITY, CAPABLE),
+        Some(failure) => checks.failed(CAPABILITY, Verdict::Blocker, failure),
+    }
+    let name = |checks: &mut Checks, options: &MeshOptions| checks.mesh = Some(options.mesh().as_str()).filter(|_| plans.len() > 1);
+    let first = plans.first().and_then(MeshOptions::preference);
+    let mut kernel = session::kernel_as_permitted(common, common.choice(first))?;
     let presence = kernel.presence();
     let config = KernelConfig::read(&machine);
-    for (options, choice) in plans.iter().zip(choices) {
-        kernel.choose(choice);
-        let of_plan = filters::of_plan(options, common, &mut kernel, &presence, &machine, config.as_ref(), may_ask)?;
-        let sysctl = machine::sysctl(options);
-        let mesh = named.then_some(options.mesh().as_str());
-        checks.extend(of_plan.into_iter().chain(sysctl).map(|check| Check { mesh, ..check }));
+    for options in plans {
+        name(&mut checks, options);
+        kernel.choose(common.choice(options.preference()));
+        let facts = filters::Facts { machine: &machine, config: config.as_ref(), held: &presence.held, may_ask: missing.is_none() };
+        filters::of_plan(&mut checks, options, common, &mut kernel, &facts)?;
+        machine::sysctl(&mut checks, options);
     }
     session::close_kernel(kernel);
-    checks.push(filters::present(&presence, plans));
-    checks.push(machine::gvisor(&machine));
-    let kata_sign = machine.kata_sign();
-    checks.push(machine::kata(&machine, kata_sign.as_deref(), presence.has_nftables));
-    if registry.is_some() || kata_sign.is_some() {
+    checks.mesh = None;
+    filters::present(&mut checks, &presence, plans);
+    machine::gvisor(&mut checks, &machine);
+    let kata = machine::kata(&machine, presence.has_nftables);
+    checks.ok("kata", kata.as_deref().unwrap_or("nothing shows that this is a Kata guest"));
+    if registry.is_some() || kata.is_some() {
         let pulled = machine.image_was_pulled_in_guest();
         for options in plans {
-            let mesh = named.then_some(options.mesh().as_str());
-            checks.push(Check { mesh, ..registry::check(options, registry, pulled) });
+            name(&mut checks, options);
+            registry::check(&mut checks, options, registry, pulled);
         }
     }
     Ok(checks)
+}
+
+const CAPABILITY: &str = "capability";
+const CAPABLE: &str = "CAP_NET_ADMIN is effective";
+
+/// The questions that cost next to nothing, of a machine on which rules are about to be installed.
+pub(super) fn of_machine(checks: &mut Checks, machine: &Machine, common: &Common, plan: &[Ruleset]) {
+    machine::release(checks, machine, common.trusts_upstream_fixes);
+    checks.ok(CAPABILITY, CAPABLE);
+    machine::user_namespace(checks, plan, machine);
+    machine::gvisor(checks, machine);
+}
+
+/// What may have brought about a failure that ends with `code`, where the failure itself does not tell.
+pub(super) fn cause(machine: &Machine, code: Code, plan: &[Ruleset], kernel: &mut Kernel) -> Option<String> {
+    let is_lacking = matches!(code, Code::NoFilter | Code::NoFeature);
+    if !is_lacking && code != Code::Failed {
+        return None;
+    }
+    if machine.is_gvisor() {
+        return Some(machine::GVISOR.to_owned());
+    }
+    if is_lacking {
+        return machine::kata(machine, kernel.presence().has_nftables);
+    }
+    let (kind, id) = machine::unmapped(plan, machine)?;
+    Some(format!("{kind} {id} of the plan is not mapped in this user namespace"))
 }

@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use clap::ArgMatches;
 use ipnet::IpNet;
-use nix::net::if_::if_indextoname;
 use nix::unistd::{getegid, geteuid};
-use serde::Serialize;
 
+use super::check::{Checks, Verdict};
 use super::failure::{Code, Failure};
 use super::flags;
 use super::options::Common;
@@ -19,7 +18,7 @@ use crate::kernel;
 use crate::kernel::route::{self, Address};
 use crate::mesh::captured::{Captured, captured, goes_to, owners};
 use crate::mesh::duration::duration;
-use crate::mesh::flag::{BadValue, Flag, Kind};
+use crate::mesh::flag::{BadValue, Flag, Kind, Origin};
 use crate::mesh::istio::{DnsCapture, InterceptionMode};
 use crate::mesh::value::socket_address;
 use crate::mesh::{Mesh, Plan};
@@ -69,16 +68,16 @@ pub(super) struct Probing {
 }
 
 /// What became of one try.
-#[derive(Clone, Debug, Serialize)]
-pub(super) struct Check {
-    family: u8,
-    outcome: Verdict,
+#[derive(Clone, Debug)]
+pub(super) struct Tried {
+    family: Family,
+    end: End,
     said: String,
+    remedy: &'static str,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Verdict {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
     Passed,
     Failed,
     /// The pod cannot send there.
@@ -95,17 +94,19 @@ impl Probing {
         common: &Common,
         environment: Environment<'_>,
     ) -> Result<Option<Probing>, Failure> {
-        let given = flags::read(PROBE_OPTIONS, matches, environment);
         let bad = |error: BadValue| Failure::usage(error.to_string());
-        let connect = given.get("connect-addr");
-        let timeout = given.get(TIMEOUT).read(duration).map_err(bad)?;
-        let connect = if connect.text.is_empty() { None } else { Some(connect.read(socket_address).map_err(bad)?) };
+        // An empty variable says nothing.
+        let said = |name: &str| environment(name).filter(|value| !value.is_empty());
+        let given = flags::read(PROBE_OPTIONS, matches, &said);
+        let (connect, timeout) = (given.get("connect-addr"), given.get(TIMEOUT));
         if !given.get("probe").switch().map_err(bad)? {
-            return match connect {
-                Some(_) => Err(Failure::usage("--connect-addr: nothing is connected to without --probe")),
-                None => Ok(None),
+            return match connect.origin {
+                Origin::Flag(_) => Err(Failure::usage("--connect-addr: nothing is connected to without --probe")),
+                _ => Ok(None),
             };
         }
+        let timeout = timeout.read(duration).map_err(bad)?;
+        let connect = if connect.text.is_empty() { None } else { Some(connect.read(socket_address).map_err(bad)?) };
         let options = MeshOptions::read(mesh, matches, environment)?;
         let mut sockets = None;
         let idle = match &options {
@@ -126,7 +127,7 @@ impl Probing {
     }
 
     /// Tries every family of the plan.
-    pub(super) fn run(mut self, common: &Common) -> Result<Vec<Check>, Failure> {
+    pub(super) fn run(mut self, common: &Common) -> Result<Vec<Tried>, Failure> {
         try_all(&self.options, common, self.timeout, self.connect, self.sockets.as_mut())
     }
 }
@@ -138,7 +139,7 @@ pub(super) fn try_all(
     timeout: Duration,
     connect: Option<SocketAddr>,
     sockets: Option<&mut AnsweringSockets>,
-) -> Result<Vec<Check>, Failure> {
+) -> Result<Vec<Tried>, Failure> {
     let (plan, surroundings) = session::planned(options, common, None)?;
     let addresses = route::open(common.deadline()).and_then(|mut socket| route::addresses(&mut socket)).map_err(kernel::Error::from)?;
     let mut tries = Tries {
@@ -150,12 +151,12 @@ pub(super) fn try_all(
         plan: &plan,
         surroundings: &surroundings,
         addresses,
-        checks: Vec::new(),
+        tried: Vec::new(),
     };
     for rules in &plan.rulesets {
         tries.family(rules);
     }
-    Ok(tries.checks)
+    Ok(tries.tried)
 }
 
 /// What is tried, and what came of it.
@@ -169,7 +170,7 @@ struct Tries<'a> {
     plan: &'a Plan,
     surroundings: &'a Surroundings,
     addresses: Vec<Address>,
-    checks: Vec<Check>,
+    tried: Vec<Tried>,
 }
 
 impl Tries<'_> {
@@ -177,17 +178,17 @@ impl Tries<'_> {
         let family = rules.family;
         let own = (geteuid().as_raw(), getegid().as_raw());
         let pod = Pod::new(self.addresses.iter().map(|one| one.address).collect(), &self.plan.routing);
-        let tcp = packet(Protocol::TCP, own);
+        let mut tcp = packet(Protocol::TCP, own);
         let connect = self.connect.filter(|to| to.is_ipv4() == (family == Family::V4));
         let found = match connect {
             Some(to) => {
-                let tcp = Packet { device: device(&self.addresses, to.ip()), ..tcp };
-                match goes_to(&Layers::of_plan(rules), &pod, &tcp, to) {
+                tcp.device = device(&self.addresses, to.ip());
+                match goes_to(&Layers::of_plan(rules), &pod, &mut tcp, to) {
                     Ok(port) => Some(Captured { to, port }),
                     Err(instead) => {
                         self.add(
                             family,
-                            Verdict::Failed,
+                            End::Failed,
                             format!("the plan does not redirect connections of user {} to {to}: {instead}", own.0),
                         );
                         return;
@@ -201,7 +202,7 @@ impl Tries<'_> {
             None => {
                 let other = owners(rules).into_iter().find_map(|other| self.find(rules, &pod, &packet(Protocol::TCP, other), &[], None));
                 self.add(
-                    family, Verdict::Untried,
+                    family, End::Untried,
                     match other {
                         Some(other) => format!(
                             "connections of user {} and group {} are exempt from the capture, which others' to {} are not: run as an application's user to try it",
@@ -225,8 +226,9 @@ impl Tries<'_> {
         let family = rules.family;
         let to = SocketAddr::new(probe::passthrough(family), istio.iptables_probe_port);
         let from = probe::loopback(family);
-        let tcp = Packet { source: Some(from), ..packet(Protocol::TCP, (uid, gid)) };
-        if let Ok(port) = goes_to(&Layers::of_plan(rules), pod, &tcp, to) {
+        let mut tcp = packet(Protocol::TCP, (uid, gid));
+        tcp.source = Some(from);
+        if let Ok(port) = goes_to(&Layers::of_plan(rules), pod, &mut tcp, to) {
             self.connect(family, Some(from), Captured { to, port });
         }
     }
@@ -235,20 +237,20 @@ impl Tries<'_> {
         let capture = Capture { from, to, port, ask_original: self.ask_original, timeout: self.timeout };
         let arrived = format!("a connection to {to} arrived at port {port}");
         match capture.run() {
-            Ok(Arrival::Original) => self.add(family, Verdict::Passed, format!("{arrived}, with its original destination")),
-            Ok(Arrival::Unasked) => self.add(family, Verdict::Passed, format!("{arrived}; its original destination was not asked for")),
+            Ok(Arrival::Original) => self.add(family, End::Passed, format!("{arrived}, with its original destination")),
+            Ok(Arrival::Unasked) => self.add(family, End::Passed, format!("{arrived}; its original destination was not asked for")),
             Ok(Arrival::At { uid }) => {
                 let (uids, others) = self.proxies();
                 if uids.is_empty() || contains(&uids, uid) || others {
                     self.add(
                         family,
-                        Verdict::Passed,
+                        End::Passed,
                         format!("{arrived}, where user {uid} listens already, who alone can ask for its original destination"),
                     );
                 } else {
                     self.add(
                         family,
-                        Verdict::Failed,
+                        End::Failed,
                         format!("{arrived}, but user {uid} listens there, who is not the proxy's: find out what holds the proxy's port"),
                     );
                 }
@@ -269,18 +271,18 @@ impl Tries<'_> {
         let sockets = self.sockets.as_deref_mut().filter(|sockets| contains(&uids, sockets.uid()));
         let arrived = format!("a DNS query to {to} arrived at port {port}");
         match (Resolver { server: to, port, timeout: self.timeout }).run(sockets) {
-            Ok(Answer::CameBack) => self.add(family, Verdict::Passed, format!("{arrived}, and its answer came back from {to}")),
+            Ok(Answer::CameBack) => self.add(family, End::Passed, format!("{arrived}, and its answer came back from {to}")),
             Ok(Answer::NotSent) => {
                 self.add(
                     family,
-                    Verdict::Passed,
+                    End::Passed,
                     format!("{arrived}; only the proxy's user could answer it (this user would need CAP_SETUID for that)"),
                 );
             }
             Ok(Answer::Given) => {
                 self.add(
                     family,
-                    Verdict::Passed,
+                    End::Passed,
                     format!("a DNS query to {to} was answered from there by the resolver that listens on port {port} already"),
                 );
             }
@@ -309,12 +311,12 @@ impl Tries<'_> {
     }
 
     fn trouble(&mut self, family: Family, trouble: &Trouble) {
-        let verdict = if trouble.is_untried() { Verdict::Unreachable } else { Verdict::Failed };
-        self.add(family, verdict, format!("{trouble}; {}", trouble.hint()));
+        let end = if trouble.is_untried() { End::Unreachable } else { End::Failed };
+        self.tried.push(Tried { family, end, said: trouble.to_string(), remedy: trouble.hint() });
     }
 
-    fn add(&mut self, family: Family, outcome: Verdict, said: String) {
-        self.checks.push(Check { family: family.number(), outcome, said });
+    fn add(&mut self, family: Family, end: End, said: String) {
+        self.tried.push(Tried { family, end, said, remedy: "" });
     }
 }
 
@@ -331,34 +333,55 @@ fn packet(protocol: Protocol, (uid, gid): (u32, u32)) -> Packet {
 fn device(addresses: &[Address], address: IpAddr) -> Option<String> {
     let source = probe::source_towards(address)?;
     let own = addresses.iter().find(|own| own.address == source)?;
-    if_indextoname(own.ifindex).ok()?.into_string().ok()
+    probe::device_name(own.ifindex)
+}
+
+impl Tried {
+    /// `IPv4: …; …`
+    fn text(&self) -> String {
+        let separator = if self.remedy.is_empty() { "" } else { "; " };
+        format!("{}: {}{separator}{}", self.family, self.said, self.remedy)
+    }
 }
 
 /// The lines that say what was found.
-pub(super) fn lines(checks: &[Check]) -> Vec<String> {
-    let line = |check: &Check| {
-        let verdict = match check.outcome {
-            Verdict::Passed => "",
-            Verdict::Failed => "failed: ",
-            Verdict::Unreachable | Verdict::Untried => "not tried: ",
+pub(super) fn lines(tried: &[Tried]) -> Vec<String> {
+    let line = |one: &Tried| {
+        let end = match one.end {
+            End::Passed => "probe: ",
+            End::Failed => "probe: failed: ",
+            End::Unreachable | End::Untried => "probe: not tried: ",
         };
-        format!("probe: {verdict}IPv{}: {}", check.family, check.said)
+        [end, &one.text()].concat()
     };
-    checks.iter().map(line).collect()
+    tried.iter().map(line).collect()
+}
+
+/// Adds it to a report.
+pub(super) fn record(tried: &[Tried], checks: &mut Checks) {
+    for one in tried {
+        let name = if one.family == Family::V4 { "probe-ipv4" } else { "probe-ipv6" };
+        let verdict = match one.end {
+            End::Passed => Verdict::Ok,
+            End::Unreachable | End::Untried => Verdict::Warning,
+            End::Failed => Verdict::Blocker,
+        };
+        checks.add(name, verdict, &one.said, one.remedy);
+    }
 }
 
 /// Whether a try succeeded.
-pub(super) fn any_passed(checks: &[Check]) -> bool {
-    checks.iter().any(|check| check.outcome == Verdict::Passed)
+pub(super) fn any_passed(tried: &[Tried]) -> bool {
+    tried.iter().any(|one| one.end == End::Passed)
 }
 
 /// Fails if a try failed, if none could be made because the pod cannot send anywhere, or if the kernel is one that could
 /// not be asked for everything.
-pub(super) fn judge(checks: &[Check], common: &Common) -> Result<(), Failure> {
-    let first = |verdict| checks.iter().find(|check| check.outcome == verdict);
-    let failed = first(Verdict::Failed).or_else(|| first(Verdict::Unreachable).filter(|_| !any_passed(checks)));
+pub(super) fn judge(tried: &[Tried], common: &Common) -> Result<(), Failure> {
+    let first = |end| tried.iter().find(|one| one.end == end);
+    let failed = first(End::Failed).or_else(|| first(End::Unreachable).filter(|_| !any_passed(tried)));
     match failed {
-        Some(check) => Err(Failure::new(Code::Failed, format!("the probe failed: IPv{}: {}", check.family, check.said), None)),
+        Some(one) => Err(Failure::new(Code::Failed, format!("the probe failed: {}", one.text()), None)),
         // Traffic arrives, and the proxy would hang.
         None => session::check_release(common),
     }

@@ -1,13 +1,13 @@
 //! `--report`: what a run found and did, as JSON for programs.
 
-use std::fs::OpenOptions;
-use std::io::Write;
+use std::fs::File;
+use std::io::{self, Write};
 use std::time::Instant;
 
 use serde::Serialize;
 
+use super::check::{Checks, Verdict};
 use super::failure::{Code, Failure};
-use super::probe::Check;
 use crate::kernel::{Drift, Form, Outcome, Settled, Wanted};
 use crate::mesh::Mesh;
 use crate::ruleset::Family;
@@ -16,6 +16,8 @@ use crate::ruleset::Family;
 #[derive(Debug)]
 pub(super) struct Report {
     began: Instant,
+    /// The name of the file to write to, and the file, which is open before anything is changed; no file for stdout.
+    to: Option<(String, Option<File>)>,
     content: Content,
 }
 
@@ -35,9 +37,7 @@ struct Content {
     families: Vec<FamilyView>,
     warnings: Vec<String>,
     differences: Vec<String>,
-    /// What `--probe` tried.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    probes: Vec<Check>,
+    checks: Checks,
     microseconds: u64,
 }
 
@@ -50,8 +50,18 @@ struct FamilyView {
 }
 
 impl Report {
-    /// Begins a report of `verb` for `mesh`.
-    pub(super) fn new(verb: &'static str, mesh: Mesh) -> Report {
+    /// Begins a report of `verb` for `mesh`, to be written to the file of the name `to`, `-` for stdout; nothing without a name.
+    pub(super) fn begin(verb: &'static str, mesh: Mesh, to: &str) -> Result<Report, Failure> {
+        let file = match to {
+            "" | "-" => None,
+            path => Some(File::create(path).map_err(|error| unwritable(path, &error))?),
+        };
+        let to = Some((to.to_owned(), file)).filter(|_| !to.is_empty());
+        Ok(Report { to, ..Report::unwanted(verb, mesh) })
+    }
+
+    /// A report that nobody asks for.
+    pub(super) fn unwanted(verb: &'static str, mesh: Mesh) -> Report {
         let content = Content {
             verb,
             mesh: mesh.as_str(),
@@ -63,10 +73,25 @@ impl Report {
             families: Vec::new(),
             warnings: Vec::new(),
             differences: Vec::new(),
-            probes: Vec::new(),
+            checks: Checks::default(),
             microseconds: 0,
         };
-        Report { began: Instant::now(), content }
+        Report { began: Instant::now(), to: None, content }
+    }
+
+    /// Whether it will be written.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.to.is_some()
+    }
+
+    /// Whether it takes the place of what is printed for people.
+    pub(super) fn is_printed(&self) -> bool {
+        matches!(self.to, Some((_, None)))
+    }
+
+    /// What was found of the machine, to be added to.
+    pub(super) fn checks(&mut self) -> &mut Checks {
+        &mut self.content.checks
     }
 
     /// Takes in where the rules are.
@@ -97,36 +122,35 @@ impl Report {
         self.content.differences = drift.iter().map(ToString::to_string).collect();
     }
 
-    /// Takes in what was tried.
-    pub(super) fn probed(&mut self, checks: Vec<Check>) {
-        self.content.probes = checks;
-    }
-
-    /// Writes the report to the file of that name, `-` for stdout; nothing without a name. A run that went well has failed
-    /// if its report cannot be written.
-    pub(super) fn write(mut self, to: &str, result: Result<Code, Failure>) -> Result<Code, Failure> {
-        if to.is_empty() {
-            return result;
-        }
+    /// Writes the report. A run that went well has failed if its report cannot be written.
+    pub(super) fn write(mut self, result: Result<Code, Failure>) -> Result<Code, Failure> {
+        let Some((path, file)) = self.to else { return result };
         match &result {
             Ok(code) => self.content.exit_code = *code as u8,
             Err(failure) => {
                 self.content.outcome = "failed";
                 self.content.exit_code = failure.code as u8;
                 self.content.error = Some(failure.to_string());
+                let stopped_by = match failure.code {
+                    Code::Deadlock => Some("kernel-release"),
+                    Code::NoCapability => Some("capability"),
+                    Code::UserNamespace => Some("user-namespace"),
+                    _ => None,
+                };
+                if let Some(name) = stopped_by {
+                    self.content.checks.failed(name, Verdict::Blocker, failure);
+                }
             }
         }
         self.content.microseconds = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
-        let written = super::json(&self.content).and_then(|text| match to {
-            "-" => super::print(&text),
-            path => write(path, &text),
+        let written = super::json(&self.content).and_then(|text| match file {
+            None => super::print(&text),
+            Some(mut file) => file.write_all(text.as_bytes()).map_err(|error| unwritable(&path, &error)),
         });
         result.and_then(|code| written.map(|()| code))
     }
 }
 
-fn write(path: &str, text: &str) -> Result<(), Failure> {
-    let file = OpenOptions::new().write(true).create(true).truncate(true).open(path);
-    let written = file.and_then(|mut file| file.write_all(text.as_bytes()));
-    written.map_err(|error| Failure::new(Code::Failed, format!("cannot write the report {path}: {error}"), None))
+fn unwritable(path: &str, error: &io::Error) -> Failure {
+    Failure::new(Code::Failed, format!("cannot write the report {path}: {error}"), None)
 }

@@ -13,24 +13,20 @@ use super::session::{self, Environment, MeshOptions};
 use crate::mesh::Mesh;
 
 pub(super) fn run(mesh: Mesh, matches: &ArgMatches, common: &Common, environment: Environment<'_>) -> Result<Code, Failure> {
-    let mut report = Report::new("verify", mesh);
     let to = flags::read(REPORT_OPTIONS, matches, environment).get("report").text;
-    let result = check(mesh, matches, common, environment, &mut report, to == "-");
-    report.write(&to, result)
+    let mut report = Report::begin("verify", mesh, &to)?;
+    let result = Probing::read(mesh, matches, common, environment).and_then(|probing| {
+        let compared = compare(mesh, matches, common, environment, &mut report);
+        match probing {
+            Some(probing) => tried(probing, compared, common, &mut report),
+            None => compared,
+        }
+    });
+    report.write(result)
 }
 
-/// Compares, and with `--probe` tries too.
-fn check(
-    mesh: Mesh,
-    matches: &ArgMatches,
-    common: &Common,
-    environment: Environment<'_>,
-    report: &mut Report,
-    silent: bool,
-) -> Result<Code, Failure> {
-    let probing = Probing::read(mesh, matches, common, environment)?;
-    let compared = compare(mesh, matches, common, environment, report, silent);
-    let Some(probing) = probing else { return compared };
+/// Tries what was compared.
+fn tried(probing: Probing, compared: Result<Code, Failure>, common: &Common, report: &mut Report) -> Result<Code, Failure> {
     let code = match compared {
         // Trying needs no privilege, and says what it says without the comparison.
         Err(failure) if failure.code == Code::NoCapability => {
@@ -39,25 +35,18 @@ fn check(
         }
         compared => compared?,
     };
-    let checks = probing.run(common)?;
-    if !silent {
-        super::print(&(probe::lines(&checks).join("\n") + "\n"))?;
+    let tries = probing.run(common)?;
+    probe::record(&tries, report.checks());
+    if !report.is_printed() {
+        super::print(&(probe::lines(&tries).join("\n") + "\n"))?;
     }
-    let judged = probe::judge(&checks, common);
-    report.probed(checks);
+    let judged = probe::judge(&tries, common);
     // Rules that differ say more than traffic that therefore goes elsewhere.
     if code == Code::Done { judged.map(|()| code) } else { Ok(code) }
 }
 
 /// Compares and says what differs, in words unless the report takes their place.
-fn compare(
-    mesh: Mesh,
-    matches: &ArgMatches,
-    common: &Common,
-    environment: Environment<'_>,
-    report: &mut Report,
-    silent: bool,
-) -> Result<Code, Failure> {
+fn compare(mesh: Mesh, matches: &ArgMatches, common: &Common, environment: Environment<'_>, report: &mut Report) -> Result<Code, Failure> {
     let options = MeshOptions::read(mesh, matches, environment)?;
     session::enter_namespace(common)?;
     let mut kernel = session::open_kernel(common, common.choice(options.preference()))?;
@@ -79,7 +68,7 @@ fn compare(
         1 => words.push_str(&format!("1 difference from the plan of {summary}\n")),
         many => words.push_str(&format!("{many} differences from the plan of {summary}\n")),
     }
-    if !silent {
+    if !report.is_printed() {
         super::print(&words)?;
     }
     Ok(if drift.is_empty() { Code::Done } else { Code::Differs })

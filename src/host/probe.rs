@@ -45,3 +45,8 @@ pub fn source_towards(to: IpAddr) -> Option<IpAddr> {
     let socket = socket::connected_udp(SocketAddr::new(to, 9)).ok()?;
     Some(socket.local_addr().ok()?.ip())
 }
+
+/// The name of the device with that number.
+pub fn device_name(index: u32) -> Option<String> {
+    socket::device_name(index).ok()
+}

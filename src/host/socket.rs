@@ -122,6 +122,17 @@ pub(super) fn original_destination(stream: &TcpStream, is_ipv4: bool) -> Result<
     })
 }
 
+/// The name of a device by its number. The C library's function for it would bring much along.
+#[doc(alias = "SIOCGIFNAME")]
+pub(super) fn device_name(index: u32) -> Result<String, Errno> {
+    let fd = udp(true).or_else(|_| udp(false))?;
+    let mut request =
+        libc::ifreq { ifr_name: [0; libc::IFNAMSIZ], ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_ifindex: index.cast_signed() } };
+    // SAFETY: the kernel reads and writes one struct ifreq, for which there is room.
+    Errno::result(unsafe { libc::ioctl(fd.as_raw_fd(), libc::SIOCGIFNAME as _, &raw mut request) })?;
+    Ok(request.ifr_name.iter().take_while(|byte| **byte != 0).map(|byte| char::from(byte.cast_unsigned())).collect())
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
@@ -157,6 +168,15 @@ mod tests {
             let second = dial(None, HERE, Handshake::Full, PATIENCE).unwrap();
             assert_eq!(accept(&server).unwrap().1, second.local_addr().unwrap());
             assert!(accept(&server).is_none());
+        });
+    }
+
+    #[test]
+    fn devices_have_names() {
+        in_new_namespace("socket device", |socket| {
+            let lo = crate::kernel::route::loopback_index(socket).unwrap();
+            assert_eq!(device_name(lo).unwrap(), "lo");
+            assert_eq!(device_name(9999).unwrap_err(), Errno::ENODEV);
         });
     }
 

@@ -1,5 +1,6 @@
 //! What a packet filter must be able to do to hold a mesh's rules.
 
+use std::borrow::Cow;
 use std::time::Instant;
 
 use super::Error;
@@ -269,9 +270,9 @@ pub struct Unasked {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Need {
     /// What it is called.
-    pub name: String,
+    pub name: &'static str,
     /// The options of the kernel's configuration that bring it.
-    pub option: String,
+    pub option: Cow<'static, str>,
 }
 
 /// `redir (CONFIG_NFT_REDIR)`

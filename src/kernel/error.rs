@@ -9,6 +9,7 @@ use super::command::Reason;
 use super::legacy::{EncodeError, Feature, LayoutError};
 use super::netlink::NetlinkError;
 use super::nftables;
+use crate::host::machine::Machine;
 use crate::ruleset::{Family, TableName};
 
 /// What was being done to a table.
@@ -313,15 +314,21 @@ fn nftables_hint(family: Option<Family>, cause: &NftCause) -> Option<String> {
                 Some(Family::V6) => "CONFIG_NF_TABLES_IPV6=y",
                 _ => "CONFIG_NF_TABLES_IPV4=y",
             };
-            Some(format!(
-                "load the module nf_tables on the node, or build the kernel with CONFIG_NF_TABLES=y {of_family} CONFIG_NFT_NAT=y CONFIG_NFT_REDIR=y"
-            ))
+            Some(bring("nf_tables", &format!("CONFIG_NF_TABLES=y {of_family} CONFIG_NFT_NAT=y CONFIG_NFT_REDIR=y")))
         }
         NftCause::Missing { option, .. } => Some(format!("build the kernel with {option}")),
         NftCause::Busy => Some("find what leads to it with nft list ruleset, and take that out".to_owned()),
         NftCause::Owned(_) => Some("end that process".to_owned()),
         NftCause::TooLong => Some("raise net.core.wmem_max".to_owned()),
         NftCause::Denied | NftCause::Other(_) => None,
+    }
+}
+
+/// How a kernel gets what it lacks: by a module if it can load any, as a Kata guest's cannot, or by the options `options`.
+fn bring(module: &str, options: &str) -> String {
+    match Machine::default().has_modules() {
+        true => format!("load the module {module} on the node, or build the kernel with {options}"),
+        false => format!("build the kernel with {options}"),
     }
 }
 
@@ -348,11 +355,7 @@ fn cause_hint(family: Family, table: TableName, cause: &Cause) -> Option<String>
     let without_v6 = if family == Family::V6 { ", or leave IPv6 alone (Linkerd: --ipv6=false; Istio: no --dual-stack)" } else { "" };
     Some(match cause {
         Cause::NoFamily => "boot the kernel without ipv6.disable=1, or leave IPv6 alone".to_owned(),
-        Cause::NoFilter | Cause::NoTable => {
-            format!(
-                "load the module {module} on the node, or build the kernel with {prefix}_IPTABLES_LEGACY=y and {table_option}=y{without_v6}"
-            )
-        }
+        Cause::NoFilter | Cause::NoTable => bring(&module, &format!("{prefix}_IPTABLES_LEGACY=y and {table_option}=y{without_v6}")),
         Cause::NoFeature(features) => {
             let options: Vec<String> = features.iter().map(|feature| format!("{}=y", feature.kernel_option())).collect();
             format!("build the kernel with {}", options.join(" "))

@@ -9,11 +9,13 @@ use super::wanted::Wanted;
 use crate::ruleset::{Family, NftTable, Ruleset};
 
 /// What the kernel could do with a plan.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Survey {
-    /// The packet filters that would be tried, the first one first, each with its answers or why it gave none.
-    pub filters: Vec<(BackendName, Result<Vec<Answer>, Error>)>,
-    /// Each planned family with the packet filter that would get its rules, if one takes them.
+    /// What the packet filters that would be tried say of each planned family, the first to be tried first.
+    pub answers: Vec<Answer>,
+    /// Those that say nothing, and why.
+    pub silent: Vec<(BackendName, Error)>,
+    /// The planned families, each with the packet filter that would get its rules, if one takes them.
     pub assigned: Vec<(Family, Option<BackendName>)>,
     /// Why the IPv6 rules would be left out, if they would be.
     pub left_out: Option<&'static str>,
@@ -24,6 +26,8 @@ pub struct Survey {
 /// What a packet filter says of a family's rules.
 #[derive(Debug)]
 pub struct Answer {
+    /// The packet filter.
+    pub backend: BackendName,
     /// The family.
     pub family: Family,
     /// How many rules there are.
@@ -73,7 +77,7 @@ impl Kernel {
     /// Asks the kernel what it could do with what is wanted, which is fitted to what the kernel has. `held` is what is
     /// there.
     pub fn survey(&mut self, wanted: &mut Wanted, held: &[Held], means: &Means<'_>) -> Result<Survey, Error> {
-        let mut survey = Survey { filters: Vec::new(), assigned: Vec::new(), left_out: None, no_policy_routing: Vec::new() };
+        let mut survey = Survey::default();
         if !route::has_ipv6() {
             survey.left_out = wanted.plans(Family::V6).then_some("the kernel has no IPv6");
             wanted.leave_ipv6_out();
@@ -83,49 +87,55 @@ impl Kernel {
                 survey.no_policy_routing.push(policy.family);
             }
         }
-        let plans: Vec<Ruleset> = wanted.planned().cloned().collect();
-        for name in self.order_from(&forms(held, wanted.mesh)) {
-            let Some(backend) = self.backends.iter_mut().find(|backend| backend.name() == name) else { continue };
-            let findings = backend.survey(wanted.mesh, &plans, means);
-            let answer = |(plan, finding): (&Ruleset, Finding)| Answer {
-                family: plan.family,
-                rules: plan.rule_count(),
-                needs: backend.needs(plan),
-                finding,
-            };
-            survey.filters.push((name, findings.map(|findings| plans.iter().zip(findings).map(answer).collect())));
+        let order = self.order_from(&forms(held, wanted.mesh));
+        let mut plans = wanted.rulesets.clone();
+        plans.retain(|plan| !plan.tables.is_empty());
+        for backend in &order {
+            let Some(filter) = self.backends.iter_mut().find(|filter| filter.name() == *backend) else { continue };
+            match filter.survey(wanted.mesh, &plans, means) {
+                Ok(findings) => {
+                    for (plan, finding) in plans.iter().zip(findings) {
+                        let needs = filter.needs(plan);
+                        survey.answers.push(Answer { backend: *backend, family: plan.family, rules: plan.rule_count(), needs, finding });
+                    }
+                }
+                Err(error) => survey.silent.push((*backend, error)),
+            }
         }
-        survey.assigned = survey.assign(&plans);
-        let all_answered = survey.filters.iter().all(|(_, answers)| answers.is_ok());
-        if survey.assigned.contains(&(Family::V6, None)) && all_answered && self.without_ipv6(Family::V6)? {
-            survey.left_out = Some("no packet filter takes the IPv6 rules, and the pod has no global IPv6 address");
-            wanted.leave_ipv6_out();
-            let plans: Vec<Ruleset> = wanted.planned().cloned().collect();
-            survey.assigned = survey.assign(&plans);
+        survey.assign(&order, &plans);
+        let is_v6_nowhere = survey.assigned.contains(&(Family::V6, None));
+        if is_v6_nowhere && survey.silent.is_empty() && self.without_ipv6(Family::V6)? {
+            survey.left_out = Some("no packet filter takes its rules, and the pod has no global IPv6 address");
+            plans.retain(|plan| plan.family == Family::V4);
+            survey.assign(&order, &plans);
         }
         Ok(survey)
     }
 }
 
 impl Survey {
-    /// Which packet filter would get the rules of which family: one that takes all of them, or for each the first that does.
-    fn assign(&self, plans: &[Ruleset]) -> Vec<(Family, Option<BackendName>)> {
-        let takes = |answers: &[Answer], family: Family| {
-            answers.iter().any(|answer| answer.family == family && matches!(answer.finding, Finding::Takes(_)))
-        };
-        let first = |families: &[Family]| {
-            let takes_them = |(_, answers): &&(BackendName, Result<Vec<Answer>, Error>)| {
-                answers.as_ref().is_ok_and(|answers| families.iter().all(|family| takes(answers, *family)))
+    /// Finds out which packet filter would get the rules of which family: the first that takes all of them, or for each the
+    /// first that takes its own.
+    fn assign(&mut self, order: &[BackendName], plans: &[Ruleset]) {
+        self.assigned.clear();
+        for only in [None, Some(Family::V4), Some(Family::V6)] {
+            let families = || plans.iter().map(|plan| plan.family).filter(|family| only.is_none_or(|only| only == *family));
+            let takes = |backend: BackendName, family: Family| {
+                let mut answers = self.answers.iter().filter(|answer| (answer.backend, answer.family) == (backend, family));
+                answers.any(|answer| matches!(answer.finding, Finding::Takes(_)))
             };
-            self.filters.iter().find(takes_them).map(|(name, _)| *name)
-        };
-        let families: Vec<Family> = plans.iter().map(|plan| plan.family).collect();
-        let whole = first(&families);
-        families.iter().map(|family| (*family, whole.or_else(|| first(&[*family])))).collect()
+            let taker = order.iter().copied().find(|backend| families().all(|family| takes(*backend, family)));
+            if only.is_some() || taker.is_some() {
+                self.assigned.extend(families().map(|family| (family, taker)));
+            }
+            if only.is_none() && taker.is_some() {
+                return;
+            }
+        }
     }
 
     /// The packet filter that would get the family's rules.
-    pub fn assigned(&self, family: Family) -> Option<BackendName> {
+    pub fn taker(&self, family: Family) -> Option<BackendName> {
         self.assigned.iter().find(|(known, _)| *known == family).and_then(|(_, backend)| *backend)
     }
 }

@@ -1,14 +1,20 @@
 //! Destinations that a plan captures, found by walking packets through it: something to try out.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::IpNet;
 
 use crate::ruleset::walk::{Layers, Outcome, Packet, Pod, walk};
-use crate::ruleset::{Condition, Family, IdRange, Ruleset, Target};
+use crate::ruleset::{Condition, Family, Ruleset, Target};
 
 /// Addresses of which documents say that nobody has them, in networks of their own (RFC 5737, RFC 3849).
-const NOBODYS: [&[&str]; 2] = [&["192.0.2.1", "198.51.100.1", "203.0.113.1"], &["2001:db8::1", "2001:db8:ffff:ffff::1"]];
+const NOBODYS: [IpAddr; 5] = [
+    IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
+    IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1)),
+    IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1)),
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0xffff, 0, 0, 0, 1)),
+];
 
 /// Ports that are captured unless a plan names ports.
 const PORTS: [u16; 3] = [15002, 20001, 1404];
@@ -32,17 +38,24 @@ pub type DeviceTo<'a> = &'a dyn Fn(IpAddr) -> Option<Option<String>>;
 /// redirected when it goes there.
 pub fn captured(plan: &Ruleset, pod: &Pod, packet: &Packet, given: &[IpAddr], port: Option<u16>, device: DeviceTo<'_>) -> Option<Captured> {
     let layers = Layers::of_plan(plan);
-    let (addresses, named) = named(plan);
-    let ports = port.map_or_else(|| [&PORTS[..], &named].concat(), |port| vec![port]);
-    let nobodys = NOBODYS[usize::from(plan.family == Family::V6)].iter().filter_map(|text| text.parse().ok());
-    let given = given.iter().copied().filter(|address| address.is_ipv4() == (plan.family == Family::V4));
+    let (mut candidates, mut ports) = (given.to_vec(), PORTS.to_vec());
+    candidates.extend(NOBODYS);
+    named(plan, &mut candidates, &mut ports);
+    if let Some(port) = port {
+        ports = vec![port];
+    }
     let mut left = WALKS;
-    for address in given.chain(nobodys).chain(addresses) {
+    let mut packet = packet.clone();
+    for address in candidates {
+        if address.is_ipv4() != (plan.family == Family::V4) {
+            continue;
+        }
         let Some(device) = device(address) else { continue };
+        packet.device = device;
         for port in &ports {
             left = left.checked_sub(1)?;
             let to = SocketAddr::new(address, *port);
-            if let Ok(port) = goes_to(&layers, pod, &Packet { device: device.clone(), ..packet.clone() }, to) {
+            if let Ok(port) = goes_to(&layers, pod, &mut packet, to) {
                 return Some(Captured { to, port });
             }
         }
@@ -50,10 +63,10 @@ pub fn captured(plan: &Ruleset, pod: &Pod, packet: &Packet, given: &[IpAddr], po
     None
 }
 
-/// The port that `packet` is redirected to when it goes to `to`, or what becomes of it instead.
-pub fn goes_to(layers: &Layers<'_>, pod: &Pod, packet: &Packet, to: SocketAddr) -> Result<u16, Outcome> {
-    let packet = Packet { destination: Some(to.ip()), destination_port: Some(to.port()), ..packet.clone() };
-    match walk(layers, &packet, pod).outcome {
+/// The port that `packet` is redirected to when it is made to go to `to`, or what becomes of it instead.
+pub fn goes_to(layers: &Layers<'_>, pod: &Pod, packet: &mut Packet, to: SocketAddr) -> Result<u16, Outcome> {
+    (packet.destination, packet.destination_port) = (Some(to.ip()), Some(to.port()));
+    match walk(layers, packet, pod).outcome {
         Outcome::Redirected { port, .. } => Ok(port),
         other => Err(other),
     }
@@ -61,50 +74,58 @@ pub fn goes_to(layers: &Layers<'_>, pod: &Pod, packet: &Packet, to: SocketAddr) 
 
 /// Users and groups for whom the plan may be another than for the rest: anybody's, and those of groups that it names.
 pub fn owners(plan: &Ruleset) -> Vec<(u32, u32)> {
-    let groups = conditions(plan).filter_map(|(_, condition)| match condition {
-        Condition::Gid(IdRange { first, .. }) => Some((u32::MAX - 1, *first)),
-        _ => None,
+    /// Above every id that is given to anybody; the last of all stands for none.
+    const ANYBODY: u32 = u32::MAX - 1;
+    let mut owners = vec![(ANYBODY, ANYBODY), (0, 0)];
+    each_condition(plan, &mut |_, condition| {
+        if let Condition::Gid(ids) = condition {
+            owners.push((ANYBODY, ids.first));
+        }
     });
-    [(u32::MAX - 1, u32::MAX - 1), (0, 0)].into_iter().chain(groups).collect()
+    owners
 }
 
 /// The first and the last addresses of networks, and the first of ports, for which rules do anything but leave packets
 /// alone.
-fn named(plan: &Ruleset) -> (Vec<IpAddr>, Vec<u16>) {
-    let (mut addresses, mut ports) = (Vec::new(), Vec::new());
-    for (target, condition) in conditions(plan) {
-        if matches!(target, Target::Return | Target::Accept) {
-            continue;
+fn named(plan: &Ruleset, addresses: &mut Vec<IpAddr>, ports: &mut Vec<u16>) {
+    each_condition(plan, &mut |target, condition| match condition {
+        _ if matches!(target, Target::Return | Target::Accept) => {}
+        Condition::Destination(net) => addresses.extend(ends(net)),
+        Condition::DestinationPort(range) => ports.push(range.first.max(1)),
+        Condition::DestinationPorts(ranges) => {
+            for range in ranges {
+                ports.push(range.first.max(1));
+            }
         }
-        match condition {
-            Condition::Destination(net) => addresses.extend(ends(net)),
-            Condition::DestinationPort(range) => ports.push(range.first.max(1)),
-            Condition::DestinationPorts(ranges) => ports.extend(ranges.iter().map(|range| range.first.max(1))),
-            _ => {}
-        }
-    }
-    (addresses, ports)
+        _ => {}
+    });
 }
 
 /// The conditions of all rules that are not negated, with their rules' targets.
-fn conditions(plan: &Ruleset) -> impl Iterator<Item = (&Target, &Condition)> {
-    let rules = plan.tables.iter().flat_map(|table| &table.chains).flat_map(|chain| &chain.rules);
-    rules.flat_map(|rule| rule.matches.iter().filter(|one| !one.negated).map(|one| (&rule.target, &one.condition)))
+fn each_condition(plan: &Ruleset, visit: &mut dyn FnMut(&Target, &Condition)) {
+    for chain in plan.tables.iter().flat_map(|table| &table.chains) {
+        for rule in &chain.rules {
+            for wanted in rule.matches.iter().filter(|wanted| !wanted.negated) {
+                visit(&rule.target, &wanted.condition);
+            }
+        }
+    }
 }
 
 /// Hosts at both ends of a network.
 fn ends(net: &IpNet) -> [IpAddr; 2] {
-    match net {
-        IpNet::V4(net) => {
-            let (first, last) = (net.network().to_bits(), net.broadcast().to_bits());
+    let [first, last] = [net.network(), net.broadcast()];
+    match (first, last) {
+        (IpAddr::V4(first), IpAddr::V4(last)) => {
+            let (first, last) = (first.to_bits(), last.to_bits());
             let inner = u32::from(last - first > 1);
             [IpAddr::V4((first + inner).into()), IpAddr::V4((last - inner).into())]
         }
-        IpNet::V6(net) => {
-            let (first, last) = (net.network().to_bits(), net.broadcast().to_bits());
-            let inner = u128::from(last - first > 1);
-            [IpAddr::V6((first + inner).into()), IpAddr::V6((last - inner).into())]
+        (IpAddr::V6(low), IpAddr::V6(high)) => {
+            let inner = u128::from(high.to_bits() - low.to_bits() > 1);
+            [IpAddr::V6((low.to_bits() + inner).into()), IpAddr::V6((high.to_bits() - inner).into())]
         }
+        both => both.into(),
     }
 }
 

@@ -146,7 +146,11 @@ pub(super) fn parse_cidr(text: &str) -> Option<IpNet> {
 
 /// An address and a port.
 pub(crate) fn socket_address(text: &str) -> Read<SocketAddr> {
-    text.parse().map_err(|_| "is not an address and a port (as 192.0.2.1:80 or [2001:db8::1]:80)".to_owned())
+    match text.parse() {
+        // An IPv4 address that is written as IPv6 is one.
+        Ok(SocketAddr::V6(v6)) if v6.ip().to_ipv4_mapped().is_some() => Ok(SocketAddr::new(v6.ip().to_canonical(), v6.port())),
+        other => other.map_err(|_| "is not an address and a port (as 192.0.2.1:80 or [2001:db8::1]:80)".to_owned()),
+    }
 }
 
 /// An interface's name or, with a `+` at the end, the beginning of one.

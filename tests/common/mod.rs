@@ -6,6 +6,7 @@
 #![allow(dead_code, unused_imports, reason = "every test file uses its own part of the harness")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 
+pub(crate) mod container;
 pub(crate) mod fixture;
 pub(crate) mod matrix;
 pub(crate) mod namespace;

@@ -52,7 +52,7 @@ pub(in crate::cli) fn work(options: Options, common: &Common, show_rules: bool, 
         None
     } else {
         let (plan, surroundings) = session::plan(&options, common, Some(&mut kernel))?;
-        install(plan, &mut kernel, report)?;
+        install(plan, common, &mut kernel, report)?;
         Some(surroundings).filter(|_| istio.run_validation)
     };
     let final_rules = if show_rules { final_rules(&mut kernel) } else { Vec::new() };
@@ -137,12 +137,12 @@ fn validate(all: &MeshOptions, options: &Options, surroundings: &Surroundings, c
             }
         }
         Proof::Plan(_) => {
-            let checks = probe::try_all(all, common, options.probe_timeout, None, None)?;
-            for line in probe::lines(&checks) {
+            let tries = probe::try_all(all, common, options.probe_timeout, None, None)?;
+            for line in probe::lines(&tries) {
                 info!("{line}");
             }
-            probe::judge(&checks, common).map_err(|failure| invalid(failure.to_string()))?;
-            if !probe::any_passed(&checks) {
+            probe::judge(&tries, common).map_err(|failure| invalid(failure.to_string()))?;
+            if !probe::any_passed(&tries) {
                 return Err(cannot(&not_the_proxy));
             }
             info!("Validation passed: connections of user {user} arrive at the proxy's port ({not_the_proxy})");

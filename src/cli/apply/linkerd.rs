@@ -32,7 +32,7 @@ pub(in crate::cli) fn work(options: Options, common: &Common, show_rules: bool, 
     // The setting is part of what is done whole or not at all.
     let _signals = kernel::hold_signals();
     let before = close_wait.map(sysctl::set_close_wait_timeout).transpose()?;
-    if let Err(failure) = install(plan, &mut kernel, report) {
+    if let Err(failure) = install(plan, common, &mut kernel, report) {
         // All or nothing: the setting is put back with the rules.
         if let Some(Err(error)) = before.map(sysctl::set_close_wait_timeout) {
             warn!("{error}");

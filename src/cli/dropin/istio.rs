@@ -42,7 +42,7 @@ pub(in crate::cli) fn run(arguments: &[OsString]) -> ExitCode {
     let level = common.log_level.unwrap_or(options.log_output_level);
     log::install(Style::Istio(format, stream(&options.log_target)), level);
     warn_of_ignored(&matches);
-    let Err(failure) = work(options, &common, true, &mut Report::new("apply", Mesh::Istio)) else { return ExitCode::SUCCESS };
+    let Err(failure) = work(options, &common, true, &mut Report::unwanted("apply", Mesh::Istio)) else { return ExitCode::SUCCESS };
     if failure.code == Code::Invalid {
         error!("{INVALID_TEXT}");
     }

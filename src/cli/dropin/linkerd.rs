@@ -29,7 +29,7 @@ pub(in crate::cli) fn run(arguments: &[OsString]) -> ExitCode {
     warn_of_ignored(&matches);
     // The original's flag of that name enters the namespace as ours does.
     common.netns = options.netns.clone().map(PathBuf::from).or(common.netns);
-    match work(options, &common, true, &mut Report::new("apply", Mesh::Linkerd)) {
+    match work(options, &common, true, &mut Report::unwanted("apply", Mesh::Linkerd)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => refuse(&failure.to_string(), FAILED),
     }

@@ -1,56 +1,75 @@
 //! What the packet filters could do with a plan, and what they hold.
 
-use crate::cli::check::{Check, Verdict};
+use crate::cli::check::{Checks, Verdict};
 use crate::cli::failure::{Code, Failure};
 use crate::cli::options::Common;
 use crate::cli::session::{self, MeshOptions};
 use crate::host::kernel_config::KernelConfig;
 use crate::host::machine::Machine;
 use crate::kernel::route::policy_routing_option;
-use crate::kernel::{self, Answer, BackendName, Finding, Kernel, Means, Need, Presence, Survey, places};
+use crate::kernel::{self, Answer, BackendName, Finding, Held, Kernel, Means, Presence, Survey, places};
 use crate::mesh::Mesh;
-use crate::ruleset::{Family, Routing};
+use crate::ruleset::Family;
 
-/// The checks that are about the plan of `options`. `may_ask`: the capability to do so is there.
+/// What is known when a plan is looked at.
+pub(super) struct Facts<'a> {
+    pub(super) machine: &'a Machine,
+    pub(super) config: Option<&'a KernelConfig>,
+    /// The rules that are there.
+    pub(super) held: &'a [Held],
+    /// Whether the capability to ask the kernel is there.
+    pub(super) may_ask: bool,
+}
+
+/// Asks what is about the plan of `options`.
 pub(super) fn of_plan(
+    checks: &mut Checks,
     options: &MeshOptions,
     common: &Common,
     kernel: &mut Kernel,
-    presence: &Presence,
-    machine: &Machine,
-    config: Option<&KernelConfig>,
-    may_ask: bool,
-) -> Result<Vec<Check>, Failure> {
-    let plan = match session::plan(options, common, Some(&mut *kernel)) {
-        Ok((plan, _)) => plan,
+    facts: &Facts<'_>,
+) -> Result<(), Failure> {
+    let machine = facts.machine;
+    let mut wanted = match session::plan(options, common, Some(&mut *kernel)) {
+        Ok((plan, _)) => session::wanted(plan),
         Err(failure) if failure.code == Code::Usage => return Err(failure),
-        Err(failure) => return Ok(vec![Check::failed("plan", Verdict::Blocker, failure)]),
+        Err(failure) => {
+            checks.failed("plan", Verdict::Blocker, &failure);
+            return Ok(());
+        }
     };
-    let mut checks: Vec<Check> = super::machine::ids(&plan, machine).into_iter().collect();
-    let mut wanted = session::wanted(plan);
-    let routing = wanted.routing.clone();
-    let means = Means { may_try: machine.may_try_rules(), config };
-    let survey = match kernel.survey(&mut wanted, &presence.held, &means) {
+    super::machine::user_namespace(checks, &wanted.rulesets, machine);
+    let needs_passthrough = wanted.routing.passthrough_v6;
+    let means = Means { may_try: machine.may_try_rules(), config: facts.config };
+    let survey = match kernel.survey(&mut wanted, facts.held, &means) {
         Ok(survey) => survey,
-        Err(error) => return Ok(vec![Check::failed("ipv6", Verdict::Blocker, error)]),
+        Err(error) => {
+            checks.failed(IPV6, Verdict::Blocker, &error.into());
+            return Ok(());
+        }
     };
-    checks.push(ipv6(&survey, &routing, machine));
-    let families: Vec<Family> = survey.assigned.iter().map(|(family, _)| *family).collect();
-    for (backend, answers) in &survey.filters {
-        match answers {
-            Ok(answers) => checks.extend(answers.iter().map(|answer| filter(*backend, answer, &survey))),
-            Err(error) => checks.extend(families.iter().map(|family| unanswered(name(*backend, *family), error, may_ask))),
+    ipv6(checks, &survey, needs_passthrough, machine);
+    for answer in &survey.answers {
+        filter(checks, answer, &survey);
+    }
+    for (backend, error) in &survey.silent {
+        for (family, _) in &survey.assigned {
+            let name = name(*backend, *family);
+            match error.is_denied() && !facts.may_ask {
+                true => checks.add(name, Verdict::Warning, &format!("unknown, since CAP_NET_ADMIN is missing: {error}"), ""),
+                false => checks.failed(name, Verdict::Blocker, &Failure::of_kernel(error)),
+            }
         }
     }
     for family in survey.no_policy_routing {
-        checks.push(Check::new(
+        checks.add(
             "policy-routing",
             Verdict::Blocker,
-            format!("the kernel has no policy routing for {family}, which TPROXY needs"),
-            Some(format!("build the kernel with {}=y", policy_routing_option(family))),
-        ));
+            &format!("the kernel has no policy routing for {family}, which TPROXY needs"),
+            &format!("build the kernel with {}=y", policy_routing_option(family)),
+        );
     }
-    Ok(checks)
+    Ok(())
 }
 
 fn name(backend: BackendName, family: Family) -> &'static str {
@@ -65,81 +84,87 @@ fn name(backend: BackendName, family: Family) -> &'static str {
 }
 
 /// What a packet filter says of a family's rules.
-fn filter(backend: BackendName, answer: &Answer, survey: &Survey) -> Check {
-    let name = name(backend, answer.family);
-    let taken_by = survey.assigned(answer.family);
-    let left_out = answer.family == Family::V6 && survey.left_out.is_some();
-    match &answer.finding {
+fn filter(checks: &mut Checks, answer: &Answer, survey: &Survey) {
+    let name = name(answer.backend, answer.family);
+    let is_left_out = answer.family == Family::V6 && survey.left_out.is_some();
+    // Why nothing depends on the answer, if so.
+    let needless = match survey.taker(answer.family) {
+        Some(taker) if taker != answer.backend => format!("not needed, since {taker} takes the rules: "),
+        None if is_left_out => "not needed, since IPv6 is left out: ".to_owned(),
+        _ => String::new(),
+    };
+    let (mut verdict, mut remedy) = (Verdict::Ok, String::new());
+    let evidence = match &answer.finding {
         Finding::Refuses(error) => {
-            let evidence = error.to_string();
-            match taken_by {
-                Some(other) => Check::ok(name, format!("not needed, since {other} takes the rules: {evidence}")),
-                None if left_out => Check::ok(name, format!("not needed, since IPv6 is left out: {evidence}")),
-                None => Check::new(name, Verdict::Blocker, evidence, error.hint()),
-            }
+            (verdict, remedy) = (Verdict::Blocker, error.hint().unwrap_or_default());
+            error.to_string()
         }
         Finding::Takes(unasked) => {
-            let known: Vec<String> = answer.needs.iter().filter(|need| !unasked.tables.contains(need)).map(Need::to_string).collect();
-            let has = format!("it has {}", known.join(", "));
-            let mut unknown: Vec<String> = unasked.tables.iter().map(Need::to_string).collect();
+            let (mut has, mut unknown) = (String::new(), String::new());
+            for need in &answer.needs {
+                let list = if unasked.tables.contains(need) { &mut unknown } else { &mut has };
+                list.push_str(if list.is_empty() { " " } else { ", " });
+                list.push_str(&need.to_string());
+            }
             if unasked.untried {
-                unknown.push("whether it agrees to the rules".to_owned());
+                unknown.push_str(" whether it agrees to the rules");
             }
-            let whether =
-                if unknown.is_empty() { String::new() } else { format!("; unknown without asking for it: {}", unknown.join(", ")) };
-            let rules = answer.rules;
-            match taken_by {
-                Some(other) if other != backend => Check::ok(name, format!("not needed, since {other} takes the rules; {has}{whether}")),
-                _ if unknown.is_empty() => Check::ok(name, format!("takes the {rules} rules; {has}")),
-                _ => Check::new(name, Verdict::Warning, format!("may take the {rules} rules; {has}{whether}"), Some(TRY.to_owned())),
+            let mut text = format!("takes the {} rules; has{has}", answer.rules);
+            if !unknown.is_empty() {
+                verdict = Verdict::Warning;
+                // Tables are only there once they are asked for.
+                "apply finds it out, and changes nothing if the kernel does not have it".clone_into(&mut remedy);
+                text = format!("may take the {} rules; has{has}; unknown without asking for it:{unknown}", answer.rules);
             }
+            text
         }
+    };
+    if !needless.is_empty() {
+        (verdict, remedy) = (Verdict::Ok, String::new());
     }
+    checks.add(name, verdict, &(needless + &evidence), &remedy);
 }
 
-/// Tables are only there once they are asked for.
-const TRY: &str = "apply finds it out, and changes nothing if the kernel does not have it";
-
-/// What a packet filter says to nobody, or not to us.
-fn unanswered(name: &'static str, error: &kernel::Error, may_ask: bool) -> Check {
-    if error.is_denied() && !may_ask {
-        return Check::new(name, Verdict::Warning, format!("unknown, since CAP_NET_ADMIN is missing: {error}"), None);
-    }
-    Check::failed(name, Verdict::Blocker, Failure::of_kernel(error))
-}
+const IPV6: &str = "ipv6";
 
 /// Whether there is IPv6 for what is planned.
-fn ipv6(survey: &Survey, routing: &Routing, machine: &Machine) -> Check {
-    const NAME: &str = "ipv6";
+fn ipv6(checks: &mut Checks, survey: &Survey, needs_passthrough: bool, machine: &Machine) {
     if let Some(why) = survey.left_out {
-        return Check::new(NAME, Verdict::Warning, format!("IPv6 is left out: {why}"), None);
+        return checks.add(IPV6, Verdict::Warning, &format!("IPv6 is left out: {why}"), "");
     }
     if !survey.assigned.iter().any(|(family, _)| *family == Family::V6) {
-        return Check::ok(NAME, "no IPv6 rules are planned");
+        return checks.ok(IPV6, "no IPv6 rules are planned");
     }
-    let is_off = |device: &str| machine.text(&format!("sys/net/ipv6/conf/{device}/disable_ipv6")).is_ok_and(|text| text.trim() == "1");
-    if is_off("lo") && routing.passthrough_v6 {
-        return Check::new(
-            NAME,
+    let is_off = machine.text("sys/net/ipv6/conf/lo/disable_ipv6").is_ok_and(|text| text.starts_with('1'));
+    match (is_off, needs_passthrough) {
+        (false, _) => checks.ok(IPV6, "the kernel has IPv6, and so has lo"),
+        (true, false) => checks.ok(IPV6, "the kernel has IPv6; lo has it disabled, which matters to nothing that is planned"),
+        (true, true) => checks.add(
+            IPV6,
             Verdict::Blocker,
             "lo has IPv6 disabled, where the plan needs the address ::6",
-            Some("set net.ipv6.conf.lo.disable_ipv6=0".to_owned()),
-        );
+            "set net.ipv6.conf.lo.disable_ipv6=0",
+        ),
     }
-    Check::ok(NAME, if is_off("lo") { "the kernel has IPv6, and lo has it disabled" } else { "the kernel has IPv6, and so has lo" })
 }
 
 /// The rules that are there, and whose they are.
-pub(super) fn present(presence: &Presence, plans: &[MeshOptions]) -> Check {
-    const NAME: &str = "rules";
-    let mut parts = Vec::new();
-    let mut others = None;
+pub(super) fn present(checks: &mut Checks, presence: &Presence, plans: &[MeshOptions]) {
+    let mut text = String::new();
+    let mut say = |part: &str| {
+        text.push_str(if text.is_empty() { "" } else { "; " });
+        text.push_str(part);
+    };
+    let mut remedy = "";
     for mesh in Mesh::ALL {
         let forms = kernel::forms(&presence.held, mesh);
         if !forms.is_empty() {
-            parts.push(places(mesh, &forms));
+            say(&places(mesh, &forms));
             if plans.iter().all(|options| options.mesh() != mesh) {
-                others = Some(mesh);
+                remedy = match mesh {
+                    Mesh::Istio => "if the pod has left that mesh, take them out: mesh-init remove istio",
+                    Mesh::Linkerd => "if the pod has left that mesh, take them out: mesh-init remove linkerd",
+                };
             }
         }
     }
@@ -148,22 +173,21 @@ pub(super) fn present(presence: &Presence, plans: &[MeshOptions]) -> Check {
         let mut foreign = 0;
         for table in &held.ruleset.tables {
             for chain in &table.chains {
-                let is_foreign = |index: &usize| !ownerships.iter().any(|ownership| ownership.owns_rule(table.name, chain, *index));
-                foreign += (0..chain.rules.len()).filter(is_foreign).count();
+                for index in 0..chain.rules.len() {
+                    foreign += usize::from(!ownerships.iter().any(|ownership| ownership.owns_rule(table.name, chain, index)));
+                }
             }
         }
         if foreign > 0 {
-            parts.push(format!("{foreign} foreign {} rules are in {}", held.ruleset.family, held.form.describe()));
+            say(&format!("{foreign} foreign {} rules are in {}", held.ruleset.family, held.form.describe()));
         }
     }
     for table in presence.tables.iter().filter(|table| !table.is_a_meshs()) {
-        parts.push(format!("the nf_tables table {} {} is somebody else's", table.family, table.name));
+        say(&format!("the nf_tables table {} {} is somebody else's", table.family, table.name));
     }
-    parts.extend(presence.unknown.iter().cloned());
-    if parts.is_empty() {
-        parts.push("none are there".to_owned());
+    for unknown in &presence.unknown {
+        say(unknown);
     }
-    let remedy = others.map(|mesh| format!("take them out with mesh-init remove {}, if the pod has left that mesh", mesh.as_str()));
-    let verdict = if others.is_some() || !presence.unknown.is_empty() { Verdict::Warning } else { Verdict::Ok };
-    Check::new(NAME, verdict, parts.join("; "), remedy)
+    let verdict = if remedy.is_empty() && presence.unknown.is_empty() { Verdict::Ok } else { Verdict::Warning };
+    checks.add("rules", verdict, if text.is_empty() { "none are there" } else { &text }, remedy);
 }

@@ -1,11 +1,12 @@
 //! Images that are pulled inside a Kata guest: the agent's own connections, made by user 0 in the pod's network, meet the
 //! mesh's rules before a proxy runs.
 
-use std::net::IpAddr;
+use std::fmt::Display;
+use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-use crate::cli::check::{Check, Verdict};
+use crate::cli::check::{Checks, Verdict};
 use crate::cli::session::MeshOptions;
 use crate::mesh::istio::OutboundRanges;
 use crate::ruleset::PortRange;
@@ -19,21 +20,26 @@ pub(super) struct Registry {
 
 /// `HOST:PORT`; none where nothing is said.
 pub(super) fn parse(text: &str) -> Result<Option<Registry>, String> {
-    if text.is_empty() {
-        return Ok(None);
+    match (text.is_empty(), registry(text)) {
+        (true, _) => Ok(None),
+        (_, None) => Err("is not a registry (HOST:PORT, as registry.example:5000, 10.1.2.3:443 or [fd00::5]:443)".to_owned()),
+        (_, registry) => Ok(registry),
     }
-    let wrong = || "is not a registry (HOST:PORT, as registry.example:5000, 10.1.2.3:443 or [fd00::5]:443)".to_owned();
-    let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
-    let port: u16 = port.parse().ok().filter(|port| *port != 0 && text.ends_with(|last: char| last.is_ascii_digit())).ok_or_else(wrong)?;
-    let bare = match host.strip_prefix('[') {
-        Some(rest) => rest.strip_suffix(']').filter(|inside| inside.parse::<std::net::Ipv6Addr>().is_ok()).ok_or_else(wrong)?,
+}
+
+fn registry(text: &str) -> Option<Registry> {
+    let (host, port) = text.rsplit_once(':')?;
+    let port: u16 = port.parse().ok().filter(|number| *number != 0 && !port.starts_with('+'))?;
+    let host = match host.strip_prefix('[') {
+        Some(rest) => {
+            let inside = rest.strip_suffix(']')?;
+            inside.parse::<Ipv6Addr>().ok()?;
+            inside
+        }
         None => host,
     };
-    let is_name = |name: &str| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'));
-    if bare.is_empty() || (bare == host && !is_name(host)) {
-        return Err(wrong());
-    }
-    Ok(Some(Registry { host: bare.to_owned(), port }))
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_') || (byte == b':' && text.starts_with('['));
+    (!host.is_empty() && host.bytes().all(fits)).then(|| Registry { host: host.to_owned(), port })
 }
 
 impl Registry {
@@ -42,26 +48,31 @@ impl Registry {
     }
 }
 
-fn joined(items: impl Iterator<Item = String>) -> String {
-    items.collect::<Vec<_>>().join(",")
+/// What is excluded already and what is to be, with commas between.
+fn list<T: Display>(excluded: &[T], more: &dyn Display) -> String {
+    let mut list = String::new();
+    for item in excluded {
+        list.push_str(&format!("{item},"));
+    }
+    list + &more.to_string()
 }
 
 /// The annotations of an injected pod that leave the registry alone. They stand in for those that the plan was made of.
 fn annotations(options: &MeshOptions, registry: &Registry) -> String {
-    let port = [registry.port.to_string()];
     match options {
         MeshOptions::Istio(options) => {
-            let ports = joined(options.outbound_ports_exclude.iter().map(ToString::to_string).chain(port));
-            let ports = format!("traffic.sidecar.istio.io/excludeOutboundPorts: \"{ports}\"");
-            let Some(address) = registry.address() else {
-                return format!("{ports} or traffic.sidecar.istio.io/excludeOutboundIPRanges: with the addresses of {}", registry.host);
-            };
-            let ranges = joined(options.outbound_ip_ranges_exclude.iter().chain([&IpNet::from(address)]).map(ToString::to_string));
-            format!("traffic.sidecar.istio.io/excludeOutboundIPRanges: \"{ranges}\" or {ports}")
+            const PREFIX: &str = "traffic.sidecar.istio.io/excludeOutbound";
+            let ports = list(&options.outbound_ports_exclude, &registry.port);
+            match registry.address() {
+                Some(address) => {
+                    let ranges = list(&options.outbound_ip_ranges_exclude, &IpNet::from(address));
+                    format!("{PREFIX}IPRanges: \"{ranges}\" or {PREFIX}Ports: \"{ports}\"")
+                }
+                None => format!("{PREFIX}Ports: \"{ports}\", or {PREFIX}IPRanges with the addresses of {}", registry.host),
+            }
         }
         MeshOptions::Linkerd(options) => {
-            let dashed = |ports: &PortRange| ports.to_string().replace(':', "-");
-            let ports = joined(options.outbound_ports_to_ignore.iter().map(dashed).chain(port));
+            let ports = list(&options.outbound_ports_to_ignore, &registry.port).replace(':', "-");
             format!("config.linkerd.io/skip-outbound-ports: \"{ports}\"")
         }
     }
@@ -88,34 +99,30 @@ fn is_excluded(options: &MeshOptions, registry: &Registry) -> bool {
 
 /// Whether the pull of an image would be redirected to a proxy that does not run yet. `pulled`: this container's image was
 /// pulled inside the guest.
-pub(super) fn check(options: &MeshOptions, registry: Option<&Registry>, pulled: bool) -> Check {
+pub(super) fn check(checks: &mut Checks, options: &MeshOptions, registry: Option<&Registry>, pulled: bool) {
     const NAME: &str = "guest-pull";
+    let whether = if pulled { "are" } else { "may be" };
     let Some(registry) = registry else {
         return match pulled {
-            false => Check::ok(NAME, "nothing shows that images are pulled inside the guest"),
-            true => Check::new(
+            false => checks.ok(NAME, "nothing shows that images are pulled inside the guest"),
+            true => checks.add(
                 NAME,
                 Verdict::Warning,
-                "images are pulled inside the guest: the agent's connections, as user 0, would be redirected before the proxy runs",
-                Some("pass --registry HOST:PORT, and put the annotations that it gives on the pod".to_owned()),
+                &format!("images {whether} pulled inside the guest: {REDIRECTED}"),
+                "pass --registry HOST:PORT, and put the annotations that it gives on the pod",
             ),
         };
     };
     let Registry { host, port } = registry;
     if is_excluded(options, registry) {
-        return Check::ok(NAME, format!("connections to {host} port {port} are left alone"));
+        return checks.ok(NAME, &format!("connections to {host} port {port} are left alone"));
     }
-    let (verdict, whether) = if pulled { (Verdict::Blocker, "are") } else { (Verdict::Warning, "may be") };
-    Check::new(
-        NAME,
-        verdict,
-        format!(
-            "images {whether} pulled inside the guest: the agent's connections to {host} port {port}, as user 0, would be redirected \
-             before the proxy runs"
-        ),
-        Some(format!("annotate the pod: {}", annotations(options, registry))),
-    )
+    let verdict = if pulled { Verdict::Blocker } else { Verdict::Warning };
+    let evidence = format!("images {whether} pulled inside the guest from {host} port {port}: {REDIRECTED}");
+    checks.add(NAME, verdict, &evidence, &format!("annotate the pod: {}", annotations(options, registry)));
 }
+
+const REDIRECTED: &str = "the agent's connections, as user 0, would be redirected before the proxy runs";
 
 #[cfg(test)]
 mod tests {

@@ -50,9 +50,7 @@ impl Validator {
         let (listen, connect) = (self.listen, self.connect);
         let token = token();
         let listener = socket::listen_on(listen, false).map_err(|errno| Invalid::Listen(listen, errno))?;
-        tracing::info!("listening on {listen}");
-        tracing::debug!("the token is {token:?}");
-        tracing::info!("connecting to {connect}");
+        tracing::info!("listening on {listen}, connecting to {connect}");
         let mut client = socket::dial(None, connect, Handshake::Full, self.timeout).map_err(|errno| match errno {
             Errno::ETIMEDOUT => Invalid::Timeout(connect, self.timeout),
             errno => Invalid::Connect(connect, errno),
@@ -64,8 +62,7 @@ impl Validator {
         let mut accepted = Vec::new();
         let (mut buffer, mut length) = ([0; LENGTH], 0);
         loop {
-            if let Some((mut stream, from)) = socket::accept(&listener) {
-                tracing::debug!("a connection came from {from}");
+            if let Some((mut stream, _)) = socket::accept(&listener) {
                 // They may be gone already.
                 let _ = stream.write_all(token.as_bytes());
                 accepted.push(stream);

@@ -80,19 +80,26 @@ fn hooks(table: TableName) -> &'static [Hook] {
 }
 
 fn table_need(family: Family, table: TableName) -> Need {
-    Need { name: format!("the table {table}"), option: table_option(family, table) }
+    let name = match table {
+        TableName::Raw => "the table raw",
+        TableName::Mangle => "the table mangle",
+        TableName::Nat => "the table nat",
+        TableName::Filter => "the table filter",
+        TableName::Security => "the table security",
+    };
+    Need { name, option: table_option(family, table).into() }
 }
 
 /// The tables, matches and targets of a plan, each once.
 pub(super) fn needs(plan: &Ruleset) -> Vec<Need> {
-    let mut needs: Vec<Need> = Vec::new();
+    let mut needs = Vec::new();
     for table in &plan.tables {
         needs.push(table_need(plan.family, table.name));
-    }
-    for feature in plan.tables.iter().flat_map(|table| features(Some(table))) {
-        let need = Need { name: feature.name().to_owned(), option: feature.kernel_option().to_owned() };
-        if !needs.contains(&need) {
-            needs.push(need);
+        for feature in features(Some(table)) {
+            let need = Need { name: feature.name(), option: feature.kernel_option().into() };
+            if !needs.contains(&need) {
+                needs.push(need);
+            }
         }
     }
     needs

@@ -7,7 +7,7 @@ use super::batch::{About, Complete, Object};
 use crate::kernel::backend::Need;
 use crate::kernel::error::{Action, Error, NftCause};
 use crate::kernel::netlink::NetlinkError;
-use crate::ruleset::{Condition, Family, Rule, Ruleset, TableName, Target};
+use crate::ruleset::{Condition, Family, Ruleset, TableName, Target};
 
 /// Errors by which the kernel says that it does not have something.
 fn is_absence(errno: Errno) -> bool {
@@ -41,32 +41,40 @@ const NAT_OPTION: &str = "CONFIG_NFT_NAT and CONFIG_NF_NAT";
 
 /// What a plan needs besides what nf_tables always has.
 pub(super) fn needs(plan: &Ruleset) -> Vec<Need> {
-    let need = |name: &str, option: &str| Need { name: name.to_owned(), option: option.to_owned() };
-    let mut needs = vec![need("tables", table_option(plan.family))];
-    if plan.table(TableName::Nat).is_some() {
-        needs.push(need("chains of the type nat", NAT_OPTION));
+    let mut names = vec![TABLES];
+    for table in &plan.tables {
+        if table.name == TableName::Nat {
+            names.push(NAT_CHAINS);
+        }
+        for rule in table.chains.iter().flat_map(|chain| &chain.rules) {
+            names.push(match rule.target {
+                Target::Redirect(_) => "redir",
+                Target::Tproxy { .. } => "tproxy",
+                Target::CtZone(_) | Target::SaveMark | Target::RestoreMark => "ct",
+                _ => continue,
+            });
+        }
+        let conditions = table.chains.iter().flat_map(|chain| &chain.rules).flat_map(|rule| &rule.matches);
+        if conditions.map(|wanted| &wanted.condition).any(|condition| matches!(condition, Condition::Connmark(_) | Condition::State(_))) {
+            names.push("ct");
+        }
     }
-    let rules = plan.tables.iter().flat_map(|table| &table.chains).flat_map(|chain| &chain.rules);
-    for expression in rules.flat_map(expressions) {
-        if !needs.iter().any(|need| need.name == expression) {
-            needs.push(need(expression, option_of(expression)));
+    let mut needs: Vec<Need> = Vec::new();
+    for name in names {
+        let option = match name {
+            TABLES => table_option(plan.family),
+            NAT_CHAINS => NAT_OPTION,
+            expression => option_of(expression),
+        };
+        if !needs.iter().any(|need| need.name == name) {
+            needs.push(Need { name, option: option.into() });
         }
     }
     needs
 }
 
-/// The expressions of a rule that a kernel may be without.
-fn expressions(rule: &Rule) -> impl Iterator<Item = &'static str> {
-    let tracks = |condition: &Condition| matches!(condition, Condition::Connmark(_) | Condition::State(_));
-    let tracked = rule.matches.iter().any(|wanted| tracks(&wanted.condition)).then_some("ct");
-    let target = match rule.target {
-        Target::Redirect(_) => Some("redir"),
-        Target::Tproxy { .. } => Some("tproxy"),
-        Target::CtZone(_) | Target::SaveMark | Target::RestoreMark => Some("ct"),
-        _ => None,
-    };
-    tracked.into_iter().chain(target)
-}
+const TABLES: &str = "tables";
+const NAT_CHAINS: &str = "chains of the type nat";
 
 /// Why nf_tables cannot be spoken to, from the answer to the first question: it is not there, or it is not ours to ask.
 pub(super) fn unreachable(error: &NetlinkError) -> NftCause {
@@ -100,7 +108,7 @@ fn missing(batch: &Complete, about: &About, errno: Errno, offset: Option<u32>) -
     let family = about.family.unwrap_or(Family::V4);
     match &about.object {
         Object::Table(_) => found(format!("tables of the family {}", abi::family_name(abi::number(family))), table_option(family)),
-        Object::Chain { table: TableName::Nat, .. } => found("chains of the type nat".to_owned(), NAT_OPTION),
+        Object::Chain { table: TableName::Nat, .. } => found(NAT_CHAINS.to_owned(), NAT_OPTION),
         Object::Chain { .. } => found("chains of this type".to_owned(), "CONFIG_NF_TABLES"),
         Object::Rule { .. } => match offset.and_then(|offset| batch.expression(about, offset)) {
             Some(name) => {

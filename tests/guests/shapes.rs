@@ -145,7 +145,7 @@ const V6_LEFT_OUT: &[Found] = &[
     ("legacy-ipv6", "ok", "not needed, since IPv6 is left out: "),
 ];
 const NO_V6_STACK: &[Found] = &[("ipv6", "warning", "IPv6 is left out: the kernel has no IPv6")];
-const LO_WITHOUT_V6: &[Found] = &[("ipv6", "ok", "the kernel has IPv6, and lo has it disabled")];
+const LO_WITHOUT_V6: &[Found] = &[("ipv6", "ok", "lo has it disabled, which matters to nothing that is planned")];
 const LO_LACKS_V6: &[Found] = &[("ipv6", "blocker", "lo has IPv6 disabled, where the plan needs the address ::6")];
 
 // What the probe says.

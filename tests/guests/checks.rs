@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use super::common::namespace::{Namespace, Network, run as output_of};
 use super::common::traffic::{APP, ISTIO_PROXY, LINKERD_PROXY, Servers, Who, at};
-use super::common::{Family, Outcome, Privilege};
-use super::shapes::{Found, Pod, Preflight, Shape, Verdict};
+use super::common::{Family, Outcome as Run, Privilege};
+use super::shapes::{Found, Outcome, Pod, Preflight, Shape};
 
 /// Nobody's business but the application's.
 const PORT: u16 = 8080;
@@ -75,38 +75,46 @@ fn check(results: &mut Results, shape: &Shape, pod: &Pod, network: &Network) {
     let after = network.pod.legacy_tables();
     results.tell(tables == after, "legacy tables after preflight", &format!("{after:?}"), &format!("{tables:?}"));
 
+    let drop_in = || network.pod.mesh_init(&pod.words[1..]).called(mesh.drop_in).backend("auto").run();
     fs::write(TERMINATION_LOG, "").unwrap();
     let applied = run("apply", &[]);
-    verdict(results, "apply", &applied, &pod.apply);
     check_last_words(results, &applied);
-    if pod.apply.0 == 0 {
-        verdict(results, "apply again", &run("apply", &[]), &Verdict(0, &["already in place"]));
-        verdict(results, "apply --probe", &run("apply", &["--probe"]), &pod.probe);
+    match pod.outcome {
+        Outcome::Captured { said, probe, .. } => {
+            verdict(results, "apply", &applied, 0, &[&["installed and verified: "], said].concat());
+            verdict(results, "apply again", &run("apply", &[]), 0, &[&["already in place: "], said].concat());
+            verdict(results, "apply --probe", &run("apply", &["--probe"]), 0, probe);
+            verdict(results, mesh.drop_in, &drop_in(), 0, &["already in place: ", "COMMIT"]);
+            verdict(results, "verify", &run("verify", &[]), 0, &[&["in place: "], said].concat());
+            verdict(results, "verify --probe", &run("verify", &["--probe"]), 0, probe);
+        }
+        Outcome::Refused { apply, verify, probe } => {
+            verdict(results, "apply", &applied, apply.0, apply.1);
+            verdict(results, mesh.drop_in, &drop_in(), 1, apply.1);
+            verdict(results, "verify", &run("verify", &[]), verify.0, verify.1);
+            verdict(results, "verify --probe", &run("verify", &["--probe"]), probe.0, probe.1);
+        }
     }
-    let drop_in = network.pod.mesh_init(&pod.words[1..]).called(mesh.drop_in).backend("auto").run();
-    let of_drop_in = if pod.apply.0 == 0 { Verdict(0, &["already in place", "COMMIT"]) } else { Verdict(1, pod.apply.1) };
-    verdict(results, mesh.drop_in, &drop_in, &of_drop_in);
-    verdict(results, "verify", &run("verify", &[]), &pod.verify);
-    // Where it cannot even be compared there is nothing to try.
-    let unprobed = [12, 13].contains(&pod.verify.0);
-    verdict(results, "verify --probe", &run("verify", &["--probe"]), if unprobed { &pod.verify } else { &pod.probe });
     {
         let _outside = Servers::tcp(&network.outside, &[PORT]);
         let _app = Servers::tcp(&network.pod, &[PORT]);
         let _proxy = Servers::transparent(&network.pod, mesh.proxy, &[mesh.outgoing, mesh.incoming]);
-        if pod.apply.0 == 0 {
-            let beside = run("verify", &["--probe"]);
-            verdict(results, "verify --probe beside the proxy", &beside, &Verdict(0, &["in place: ", "listens already"]));
-        }
+        let (families, removed) = match pod.outcome {
+            Outcome::Captured { families, .. } => {
+                let beside = run("verify", &["--probe"]);
+                verdict(results, "verify --probe beside the proxy", &beside, 0, &["in place: ", "listens already"]);
+                (families, "are removed")
+            }
+            Outcome::Refused { .. } => (&[][..], "nothing of"),
+        };
         // They answer anything with what they saw, which is no DNS: nobody but our own clients asks them.
         let far: Vec<SocketAddr> = pod.addresses.iter().map(|family| at(of(*family, Network::FAR), 53)).collect();
         let own: Vec<SocketAddr> = pod.addresses.iter().map(|family| at(of(*family, ["127.0.0.1", "::1"]), DNS)).collect();
         let _far_dns = Servers::udp(&network.outside, (0, 0), &far);
         let _dns = Servers::udp(&network.pod, mesh.proxy, &own);
-        check_connections(results, network, &mesh, pod, true);
-        let removed = network.pod.mesh_init(&["remove", pod.words[0]]).run();
-        verdict(results, "remove", &removed, if pod.apply.0 == 0 { &Verdict(0, &["are removed"]) } else { &Verdict(0, &["nothing of"]) });
-        check_connections(results, network, &mesh, pod, false);
+        check_connections(results, network, &mesh, pod, families);
+        verdict(results, "remove", &network.pod.mesh_init(&["remove", pod.words[0]]).run(), 0, &[removed]);
+        check_connections(results, network, &mesh, pod, &[]);
     }
     if pod.addresses.contains(&Family::V6) {
         let (routes, passthrough) = (network.pod.policy_routes(), network.pod.lo_has_6());
@@ -128,7 +136,7 @@ fn check_privileges(results: &mut Results, pod: &Namespace) {
 
 /// Preflight's exit code, what it has to say of the packet filters (of all families that are planned, and of no other) and
 /// of Kata, and what is alike in all guests.
-fn check_preflight(results: &mut Results, outcome: &Outcome, shape: &Shape, Preflight(code, groups): &Preflight) {
+fn check_preflight(results: &mut Results, outcome: &Run, shape: &Shape, Preflight(code, groups): &Preflight) {
     const EVERYWHERE: [Found; 5] = [
         ("kernel-release", "ok", ""),
         ("capability", "ok", "CAP_NET_ADMIN is effective"),
@@ -164,9 +172,9 @@ fn check_preflight(results: &mut Results, outcome: &Outcome, shape: &Shape, Pref
     }
 }
 
-fn verdict(results: &mut Results, what: &str, outcome: &Outcome, Verdict(code, words): &Verdict) {
+fn verdict(results: &mut Results, what: &str, outcome: &Run, code: i32, words: &[&str]) {
     let text = outcome.text();
-    let right = outcome.code == *code && words.iter().all(|word| text.contains(word));
+    let right = outcome.code == code && words.iter().all(|word| text.contains(word));
     let found = text.trim_end().replace('\n', " | ");
     // What a success prints besides is seen elsewhere.
     let found = if right && found.len() > 400 { format!("{}…", found.chars().take(400).collect::<String>()) } else { found };
@@ -174,7 +182,7 @@ fn verdict(results: &mut Results, what: &str, outcome: &Outcome, Verdict(code, w
 }
 
 /// What stands in the termination log: nothing, or the line that ended the run.
-fn check_last_words(results: &mut Results, outcome: &Outcome) {
+fn check_last_words(results: &mut Results, outcome: &Run) {
     let last_words = fs::read_to_string(TERMINATION_LOG).unwrap();
     let last_words = last_words.trim_end();
     let lines = outcome.lines();
@@ -185,9 +193,9 @@ fn check_last_words(results: &mut Results, outcome: &Outcome) {
 
 /// Where connections come out: the application's outgoing one, one from outside, and the proxy's own; and its question to
 /// a DNS server, if that is to be captured.
-fn check_connections(results: &mut Results, network: &Network, mesh: &Mesh, pod: &Pod, installed: bool) {
+fn check_connections(results: &mut Results, network: &Network, mesh: &Mesh, pod: &Pod, captured: &[Family]) {
     for family in pod.addresses {
-        let captured = installed && pod.captured.contains(family);
+        let captured = captured.contains(family);
         let (far, own) = (at(of(*family, Network::FAR), PORT), at(of(*family, Network::POD), PORT));
         // What TPROXY gives to the proxy still has its destination.
         let incoming = if pod.words.contains(&"TPROXY") { (mesh.incoming, None) } else { (mesh.incoming, Some(own)) };

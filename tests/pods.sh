@@ -12,7 +12,7 @@ PATH=$PATH:/usr/sbin:/sbin
 here=$(cd "$(dirname "$0")" && pwd)
 mesh_init=$(realpath "${1:?usage: $0 MESH_INIT MESH_PATCH CACHE}")
 mesh_patch=$(realpath "${2:?usage: $0 MESH_INIT MESH_PATCH CACHE}")
-cache=${3:?usage: $0 MESH_INIT MESH_PATCH CACHE}
+cache=$(realpath -m "${3:?usage: $0 MESH_INIT MESH_PATCH CACHE}")
 parts=("${@:4}")
 [[ ${#parts[@]} -gt 0 ]] || parts=(image non_root istio linkerd failing)
 [[ $EUID -eq 0 ]] || { echo 'pods: containers and network namespaces need root' >&2; exit 1; }

@@ -38,7 +38,7 @@ eventually() {
 # takes the mounts, the bridge and its rules with the last one. Control groups have no such end.
 run_apart() {
     local code=0 child home
-    home=$(mktemp -d "$(realpath "$cache")/lab.XXXXXX")
+    home=$(mktemp -d "$cache/lab.XXXXXX")
     MESH_PODS_LAB=$home unshare --net --mount --pid --fork --kill-child --mount-proc --propagation private "$0" "$@" &
     child=$!
     trap 'kill -KILL "$child"' HUP INT TERM

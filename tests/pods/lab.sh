@@ -59,6 +59,8 @@ remove_control_groups() {
         find /sys/fs/cgroup -depth -type d -path "*/libpod_parent/$pod*" -exec rmdir {} \; 2>/dev/null || true
         [[ -z $(find /sys/fs/cgroup -type d -path "*/libpod_parent/$pod*" -print -quit) ]] || left=1
     done <"$1"
+    # If there is nobody else's in it.
+    find /sys/fs/cgroup -depth -type d \( -name libpod_parent -o -path '*/libpod_parent/conmon' \) -exec rmdir {} \; 2>/dev/null || true
     return "$left"
 }
 

@@ -33,11 +33,12 @@ image: ## Pack it into an image by buildah, podman or docker, without a registry
 	$(CARGO) build --release --locked
 	@image/build.sh "$(BINARY)" "$(IMAGE)" "$(VERSION)"
 
+# It asks for sudo itself, behind what needs no root.
 pods: ## Real pods: patched manifests under podman with real Envoys, and the image's entry points
 	@tests/setup.sh pods
 	$(CARGO) build --release --locked
 	$(CARGO) build --release --locked --features manifest --bin mesh-patch
-	@$(SUDO) tests/pods.sh "$(BINARY)" "$(PATCH)" "$(TARGET)/pods"
+	@tests/pods.sh "$(BINARY)" "$(PATCH)" "$(TARGET)/pods"
 
 # Python's packages go to a folder beside the build.
 policies: ## The admission policies, evaluated without a cluster and compared with mesh-patch

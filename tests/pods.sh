@@ -1,5 +1,5 @@
 #!/bin/bash
-# The image, and pods made of it: `make pods`, or as root: tests/pods.sh MESH_INIT MESH_PATCH CACHE
+# The image, and pods made of it: `make pods`, or: tests/pods.sh MESH_INIT MESH_PATCH CACHE
 # [PART…], of which there are image, non_root, istio, linkerd, failing
 #
 # podman runs injected manifests that mesh-patch has patched, with mesh-init as their init container, real Envoys as their
@@ -15,7 +15,6 @@ mesh_patch=$(realpath "${2:?usage: $0 MESH_INIT MESH_PATCH CACHE}")
 cache=$(realpath -m "${3:?usage: $0 MESH_INIT MESH_PATCH CACHE}")
 parts=("${@:4}")
 [[ ${#parts[@]} -gt 0 ]] || parts=(image non_root istio linkerd failing)
-[[ $EUID -eq 0 ]] || { echo 'pods: containers and network namespaces need root' >&2; exit 1; }
 
 for part in lab image mesh non-root; do
     # shellcheck source=/dev/null
@@ -25,7 +24,9 @@ done
 if [[ -z ${MESH_PODS_LAB:-} ]]; then
     mkdir -p "$cache"
     prepare_programs
-    run_apart "$@"
+    # Containers and network namespaces are root's.
+    [[ $EUID -eq 0 ]] || exec sudo -E "$here/pods.sh" "$mesh_init" "$mesh_patch" "$cache" "${parts[@]}"
+    run_apart "$here/pods.sh" "$mesh_init" "$mesh_patch" "$cache" "${parts[@]}"
     exit
 fi
 

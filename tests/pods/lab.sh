@@ -34,12 +34,12 @@ eventually() {
     done
 }
 
-# Runs this program again in namespaces of its own. The kernel ends all processes in there when the first one ends, and
+# run_apart COMMAND…: runs it in namespaces of its own, with a folder in $MESH_PODS_LAB. The kernel ends all processes in there when the first one ends, and
 # takes the mounts, the bridge and its rules with the last one. Control groups have no such end.
 run_apart() {
     local code=0 child home
     home=$(mktemp -d "$cache/lab.XXXXXX")
-    MESH_PODS_LAB=$home unshare --net --mount --pid --fork --kill-child --mount-proc --propagation private "$0" "$@" &
+    MESH_PODS_LAB=$home unshare --net --mount --pid --fork --kill-child --mount-proc --propagation private "$@" &
     child=$!
     trap 'kill -KILL "$child"' HUP INT TERM
     # A signal ends the waiting, not the child.

@@ -91,11 +91,15 @@ check_istio() {
     wait_for reviews 9080
     check_family productpage reviews 9080 IPv4 "$(ipv4_of productpage)" "$(ipv4_of reviews)" 127.0.0.6
     check_family productpage reviews 9080 IPv6 "$(ipv6_of productpage)" "$(ipv6_of reviews)" ::6
-    expect 'the health port goes past Envoy' "$(in_network_of productpage "$app" get "$(ipv4_of reviews):15021" /healthz/ready)" ready
+    local inbound answer
+    inbound=$(connections reviews inbound)
+    answer=$(in_network_of productpage "$app" get "$(ipv4_of reviews):15021" /healthz/ready)
+    expect 'the health port is not captured' "$answer $(($(connections reviews inbound) - inbound))" 'ready 0'
     local arguments=(-p 15001 -z 15006 -u 1337 -m REDIRECT -i '*' -x '' -b '*' -d 15090,15021,9090,15020 --dual-stack)
     mesh_init_in reviews verify istio "${arguments[@]}" >"$lab/output" 2>&1 || fail "verify: $(cat "$lab/output")"
     ok 'a debug container finds the rules of the running pod as planned'
-    mesh_init_in reviews dump live | grep -q -- '-A ISTIO_IN_REDIRECT -p tcp -j REDIRECT --to-ports 15006' || fail 'dump live shows no rules'
+    mesh_init_in reviews dump live >"$lab/output" 2>&1 || fail "dump live: $(cat "$lab/output")"
+    grep -q -- '-A ISTIO_IN_REDIRECT -p tcp -j REDIRECT --to-ports 15006' "$lab/output" || fail "dump live shows: $(cat "$lab/output")"
     ok 'a debug container shows the rules of the running pod'
     remove_pods
 }

@@ -1,6 +1,6 @@
 #!/bin/bash
 # The image, and pods made of it: `make pods`, or: tests/pods.sh MESH_INIT MESH_PATCH CACHE
-# [PART…], of which there are image, non_root, istio, linkerd, failing
+# [PART…], of which there are image, non_root, istio, legacy, linkerd, failing
 #
 # podman runs injected manifests that mesh-patch has patched, with mesh-init as their init container, real Envoys as their
 # sidecars and an application; Envoy's own statistics tell which connections went through it. Everything happens in
@@ -14,7 +14,7 @@ mesh_init=$(realpath "${1:?usage: $0 MESH_INIT MESH_PATCH CACHE}")
 mesh_patch=$(realpath "${2:?usage: $0 MESH_INIT MESH_PATCH CACHE}")
 cache=$(realpath -m "${3:?usage: $0 MESH_INIT MESH_PATCH CACHE}")
 parts=("${@:4}")
-[[ ${#parts[@]} -gt 0 ]] || parts=(image non_root istio linkerd failing)
+[[ ${#parts[@]} -gt 0 ]] || parts=(image non_root istio legacy linkerd failing)
 
 for part in lab image mesh non-root; do
     # shellcheck source=/dev/null

@@ -20,9 +20,10 @@ RUNNER = $(if $(SUDO),CARGO_TARGET_$(shell echo $(HOST) | tr 'a-z-' 'A-Z_')_RUNN
 help: ## Say what there is
 	@sed -n 's/^\([a-z]*\):.*## /make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
 
-build: ## Build the static program
+build: ## Build the static programs
 	@tests/setup.sh build
 	$(CARGO) build --release --locked
+	$(CARGO) build --release --locked --features manifest --bin mesh-patch
 
 demo: ## Show it at work: rules into a throw-away namespace, checked, with real connections, and out again
 	@tests/setup.sh demo
@@ -35,6 +36,7 @@ test: ## Run all tests (those that need root ask sudo for it)
 	$(CARGO) build --release --locked
 	$(RUNNER) $(CARGO) test --locked
 	$(RUNNER) $(CARGO) test --locked --features iptables-command --lib --test command
+	$(RUNNER) $(CARGO) test --locked --features manifest --lib --test patch
 
 # cargo-fuzz needs compiler flags that a stable compiler takes only so. What is found goes to a folder beside the build, from
 # where the next run goes on; `make test` runs tests/fuzz/corpus.

@@ -22,7 +22,8 @@ check_rust() {
         die "$(command -v cargo) is version $version, which is too old; $how"
 }
 
-# A command (or `lib:FILE` for a file that the compiler finds) and the package that brings it.
+# A command (or `lib:FILE` for a file that the compiler finds, `python:MODULE` for one that Python does) and the package that
+# brings it.
 needs() {
     case $1 in
     build) echo "cc=gcc lib:libc.a=libc6-dev" ;;
@@ -31,7 +32,7 @@ needs() {
     demo) echo "$(needs build) ip=iproute2 nsenter=util-linux setpriv=util-linux /usr/bin/python3=python3 iptables-legacy-save=iptables nft=nftables" ;;
     test)
         echo "$(needs build) ip=iproute2 nsenter=util-linux setpriv=util-linux unshare=util-linux iptables-legacy-save=iptables" \
-            "nft=nftables setcap=libcap2-bin strace=strace"
+            "nft=nftables setcap=libcap2-bin strace=strace /usr/bin/python3=python3 python:ensurepip=python3-venv"
         ;;
     bench) echo "$(needs build) ip=iproute2 nsenter=util-linux iptables-legacy-restore=iptables hyperfine=hyperfine strace=strace /usr/bin/python3=python3" ;;
     *) die "usage: $0 build|check|demo|test|fuzz|bench" ;;
@@ -42,6 +43,7 @@ is_there() {
     case $1 in
     # `cc -print-file-name` repeats the name of what it does not find.
     lib:*) command -v cc >/dev/null && [[ $(cc -print-file-name="${1#lib:}") == /* ]] ;;
+    python:*) /usr/bin/python3 -c "import ${1#python:}" 2>/dev/null ;;
     *) command -v "$1" >/dev/null ;;
     esac
 }
@@ -70,4 +72,23 @@ done
 if [[ ${#missing[@]} -gt 0 ]]; then
     mapfile -t missing < <(printf '%s\n' "${missing[@]}" | sort -u)
     install_packages "${missing[@]}"
+fi
+
+# The judges of patched manifests, in Python environments of their own beside the build. The old version knows the API before
+# Kubernetes 1.16, the new one that of today.
+make_environment() {
+    local name=$1 folder
+    shift
+    folder=$(cargo metadata --no-deps --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/$name
+    [[ $(cat "$folder/packages" 2>/dev/null) == "$*" ]] && return
+    printf 'setup: making %s\n' "$folder"
+    rm -rf "$folder"
+    /usr/bin/python3 -m venv "$folder"
+    "$folder/bin/pip" install --quiet --disable-pip-version-check "$@"
+    printf '%s\n' "$*" >"$folder/packages"
+}
+
+if [[ $1 == test ]]; then
+    make_environment kubernetes-validate kubernetes-validate==1.37.0 jsonpatch==1.33
+    make_environment kubernetes-validate-old kubernetes-validate==1.21.0 'setuptools<80'
 fi

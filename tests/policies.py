@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The admission policies in image/: `make policies`, or tests/policies.py MESH_PATCH with what policies/requirements.txt names.
+"""The admission policies in image/: `make policies`, or tests/policies.py MESH_PATCH with the Python packages that setup.sh names.
 
 There is no cluster here. The policies' expressions are evaluated by Google's CEL with Kubernetes' own types, and their
 patches applied, to pods as the webhooks of Istio and Linkerd leave them; what comes out has to be what mesh-patch makes

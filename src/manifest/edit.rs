@@ -47,7 +47,7 @@ fn attempt(source: &Source<'_>, wanted: &[Wanted<'_>], aliases: Aliases) -> Resu
         let mut editor = Editor::new(source, document.root, aliases);
         editor.node(document.root, &Spot::Root, wanted.old, new);
         if let Some(id) = editor.conflict {
-            return Err(refusal(source, at, id, &editor.edits));
+            return Err(refusal(source, at, source.node(id).outer, &editor.edits));
         }
         edits.extend(editor.edits.into_iter().map(|edit| (at, edit)));
     }
@@ -56,7 +56,7 @@ fn attempt(source: &Source<'_>, wanted: &[Wanted<'_>], aliases: Aliases) -> Resu
     let mut done = 0;
     for (document, edit) in &edits {
         if edit.range.start < done {
-            return Err(refusal(source, *document, edit.node, std::slice::from_ref(edit)));
+            return Err(refusal(source, *document, edit.range.start, std::slice::from_ref(edit)));
         }
         text.push_str(&source.text[done..edit.range.start]);
         text.push_str(&edit.text);
@@ -67,8 +67,8 @@ fn attempt(source: &Source<'_>, wanted: &[Wanted<'_>], aliases: Aliases) -> Resu
         None => Ok(text),
         Some(at) => {
             let own: Vec<Edit> = edits.into_iter().filter(|(document, _)| *document == at).map(|(_, edit)| edit).collect();
-            let node = own.first().map_or_else(|| source.documents.get(at).map_or(0, |document| document.root), |edit| edit.node);
-            Err(refusal(source, at, node, &own))
+            let first = own.first().map_or(0, |edit| edit.range.start);
+            Err(refusal(source, at, first, &own))
         }
     }
 }
@@ -84,14 +84,14 @@ fn disagreeing(text: &str, wanted: &[Wanted<'_>]) -> Option<usize> {
     })
 }
 
-/// Why the edits of a document, or that of `node`, cannot be made.
-fn refusal(source: &Source<'_>, document: usize, node: Id, edits: &[Edit]) -> Error {
+/// Why the edits of a document cannot be made; `at` is where the trouble is.
+fn refusal(source: &Source<'_>, document: usize, at: usize, edits: &[Edit]) -> Error {
     let touched = |anchored: &Id| {
         let span = source.node(*anchored).outer..source.node(*anchored).span.end;
         edits.iter().any(|edit| edit.range.start < span.end && span.start < edit.range.end.max(edit.range.start + 1))
     };
     let shared = (0..source.len()).find_map(|alias| match source.node(alias).kind {
-        Kind::Alias(target) if touched(&target) => Some((target, source.node(alias).line)),
+        Kind::Alias(target) if touched(&target) => Some((target, alias)),
         _ => None,
     });
     let cause = match shared {
@@ -99,13 +99,14 @@ fn refusal(source: &Source<'_>, document: usize, node: Id, edits: &[Edit]) -> Er
             let anchored = source.node(target);
             let name = anchored.anchor.as_deref().unwrap_or_default();
             Cause::Shared(format!(
-                "the anchor &{name} on line {} is used on line {alias} too, where the change does not belong; write one of them out",
-                anchored.line
+                "the anchor &{name} on line {} is used on line {} too, where the change does not belong; write one of them out",
+                source.line_of(anchored.outer),
+                source.node(alias).line
             ))
         }
         None => Cause::Unfaithful,
     };
-    Error::at(Place { document: document + 1, line: source.node(node).line }, cause)
+    Error::at(Place { document: document + 1, line: source.line_of(at) }, cause)
 }
 
 /// What becomes of an alias whose value changes.
@@ -121,8 +122,6 @@ enum Aliases {
 struct Edit {
     range: Range<usize>,
     text: String,
-    /// The node that it changes.
-    node: Id,
 }
 
 /// Where a node stands.
@@ -202,8 +201,8 @@ impl<'a> Editor<'a> {
         &self.source.text[self.source.line_start(at)..at]
     }
 
-    fn push(&mut self, range: Range<usize>, text: String, node: Id) {
-        self.edits.push(Edit { range, text, node });
+    fn push(&mut self, range: Range<usize>, text: String) {
+        self.edits.push(Edit { range, text });
     }
 
     /// Makes the node say `new` instead of `old`.
@@ -263,9 +262,9 @@ impl<'a> Editor<'a> {
         }
         let keys: Vec<Range<usize>> = entries.iter().map(|(key, value)| source.node(*key).outer..self.entry_end(*key, *value)).collect();
         if flow {
-            self.remove_flow(id, &keys, &gone);
+            self.remove_flow(&keys, &gone);
         } else {
-            self.remove_lines(id, &keys, &gone);
+            self.remove_lines(&keys, &gone);
         }
         for (name, value) in new {
             if own(name).is_none() && old.get(name) != Some(value) {
@@ -321,18 +320,18 @@ impl<'a> Editor<'a> {
         }
         let column = self.column(keys[0].start);
         let text = self.layout().entry(name, value, column);
-        self.insert_line(id, keys, before, column, text);
+        self.insert_line(keys, before, column, text);
     }
 
     /// A line, or several, into a block collection whose parts are `parts`, behind the first `before` of them.
-    fn insert_line(&mut self, id: Id, parts: &[Range<usize>], before: usize, column: usize, text: String) {
+    fn insert_line(&mut self, parts: &[Range<usize>], before: usize, column: usize, text: String) {
         let indent = " ".repeat(column);
         match before.checked_sub(1).map(|last| self.behind(parts[last].end)) {
-            None => self.push(parts[0].start..parts[0].start, format!("{text}{}{indent}", self.newline), id),
+            None => self.push(parts[0].start..parts[0].start, format!("{text}{}{indent}", self.newline)),
             Some(at) if at == self.source.text.len() && !self.source.text.ends_with('\n') => {
-                self.push(at..at, format!("{}{indent}{text}", self.newline), id);
+                self.push(at..at, format!("{}{indent}{text}", self.newline));
             }
-            Some(at) => self.push(at..at, format!("{indent}{text}{}", self.newline), id),
+            Some(at) => self.push(at..at, format!("{indent}{text}{}", self.newline)),
         }
     }
 
@@ -353,12 +352,12 @@ impl<'a> Editor<'a> {
         match before.checked_sub(1) {
             None => {
                 let gap = gap(opening, parts[0].start);
-                self.push(parts[0].start..parts[0].start, format!("{text},{gap}"), id);
+                self.push(parts[0].start..parts[0].start, format!("{text},{gap}"));
             }
             Some(last) => {
                 let from = last.checked_sub(1).map_or(opening, |earlier| parts[earlier].end);
                 let gap = gap(from, parts[last].start);
-                self.push(parts[last].end..parts[last].end, format!(",{gap}{text}"), id);
+                self.push(parts[last].end..parts[last].end, format!(",{gap}{text}"));
             }
         }
     }
@@ -399,25 +398,25 @@ impl<'a> Editor<'a> {
                 Fate::Added { new: added } => {
                     let column = self.column(parts[0].start);
                     let text = self.layout().item(&new[added], column);
-                    self.insert_line(id, &parts, next, column, text);
+                    self.insert_line(&parts, next, column, text);
                 }
             }
         }
         if flow {
-            self.remove_flow(id, &parts, &gone);
+            self.remove_flow(&parts, &gone);
         } else {
-            self.remove_lines(id, &parts, &gone);
+            self.remove_lines(&parts, &gone);
         }
     }
 
     /// Takes the lines of those parts of a block collection out that are `gone`; some part stays.
-    fn remove_lines(&mut self, id: Id, parts: &[Range<usize>], gone: &[bool]) {
+    fn remove_lines(&mut self, parts: &[Range<usize>], gone: &[bool]) {
         for (at, part) in parts.iter().enumerate().filter(|(at, _)| gone[*at]) {
             let end = self.behind(part.end);
             if !self.before(part.start).trim().is_empty() {
                 // The line has the dash of the item in which the collection stands: the next part takes this one's place.
                 let next = parts.get(at + 1).map_or(end, |next| next.start);
-                self.push(part.start..next, String::new(), id);
+                self.push(part.start..next, String::new());
                 continue;
             }
             let mut start = self.source.line_start(part.start);
@@ -425,12 +424,12 @@ impl<'a> Editor<'a> {
                 // The file goes on to end without a line break.
                 start = self.source.line_end(start.saturating_sub(1));
             }
-            self.push(start..end, String::new(), id);
+            self.push(start..end, String::new());
         }
     }
 
     /// Takes those parts of a flow collection out that are `gone`, each with one comma.
-    fn remove_flow(&mut self, id: Id, parts: &[Range<usize>], gone: &[bool]) {
+    fn remove_flow(&mut self, parts: &[Range<usize>], gone: &[bool]) {
         let mut at = 0;
         while at < parts.len() {
             if !gone[at] {
@@ -444,7 +443,7 @@ impl<'a> Editor<'a> {
                 (None, Some(before)) => parts[before].end..parts[last].end,
                 (None, None) => parts[at].start..parts[last].end,
             };
-            self.push(range, String::new(), id);
+            self.push(range, String::new());
             at = last + 1;
         }
     }
@@ -465,11 +464,11 @@ impl<'a> Editor<'a> {
                     (Value::String(text), _) if json => render::quoted(text),
                     _ => render::flow(new, &Flow::Yaml),
                 };
-                self.push(start..node.span.end, text, id);
+                self.push(start..node.span.end, text);
             }
             (_, Spot::Flow(style)) => {
                 let space = if node.span.is_empty() { " " } else { "" };
-                self.push(start..node.span.end, format!("{space}{}", render::flow(new, style)), id);
+                self.push(start..node.span.end, format!("{space}{}", render::flow(new, style)));
             }
             (_, Spot::Value { key, column }) => {
                 let text = self.layout().value(new, *column);
@@ -479,7 +478,7 @@ impl<'a> Editor<'a> {
                         if self.source.text[..end].ends_with('\n') {
                             end = self.source.line_end(end - 1);
                         }
-                        self.push(colon + 1..end, text, id);
+                        self.push(colon + 1..end, text);
                     }
                     _ => self.conflict = self.conflict.or(Some(id)),
                 }
@@ -493,7 +492,7 @@ impl<'a> Editor<'a> {
                 if node.anchor.is_some() {
                     self.conflict.get_or_insert(id);
                 }
-                self.push(*dash..end, text, id);
+                self.push(*dash..end, text);
             }
             (_, Spot::Root) => {
                 self.conflict.get_or_insert(id);

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::command;
 use super::draft::{Draft, Fault};
 use super::error::Cause;
+use super::object::Pod;
 use super::path::Path;
 use super::settings::Settings;
 
@@ -24,12 +25,16 @@ pub(super) enum Role {
 impl Role {
     /// The role of the init container called `name`, if it is a mesh's.
     pub(super) fn of(name: &str) -> Option<Role> {
-        match name {
-            "istio-init" => Some(Role::IstioInit),
-            "istio-validation" => Some(Role::IstioValidation),
-            "linkerd-init" => Some(Role::LinkerdInit),
-            "linkerd-network-validator" => Some(Role::LinkerdValidator),
-            _ => None,
+        [Role::IstioInit, Role::IstioValidation, Role::LinkerdInit, Role::LinkerdValidator].into_iter().find(|role| role.name() == name)
+    }
+
+    /// The container's name.
+    fn name(self) -> &'static str {
+        match self {
+            Role::IstioInit => "istio-init",
+            Role::IstioValidation => "istio-validation",
+            Role::LinkerdInit => "linkerd-init",
+            Role::LinkerdValidator => "linkerd-network-validator",
         }
     }
 
@@ -43,7 +48,8 @@ impl Role {
 const NOBODY: u32 = 65534;
 
 /// Patches the container at `path`. Returns the volumes that it no longer mounts.
-pub(super) fn patch(draft: &mut Draft, path: &Path, name: &str, role: Role, settings: &Settings) -> Result<Vec<String>, Fault> {
+pub(super) fn patch(draft: &mut Draft, pod: &Pod, path: &Path, role: Role, settings: &Settings) -> Result<Vec<String>, Fault> {
+    let name = role.name();
     command::keep_working(draft, path, role, settings.accepts)?;
     draft.set(path, "image", settings.image.as_str(), "mesh-init in the place of the original")?;
     let keeps = settings.keep_privileged.iter().any(|kept| kept == name);
@@ -52,6 +58,7 @@ pub(super) fn patch(draft: &mut Draft, path: &Path, name: &str, role: Role, sett
         return Err(Fault::new(&flag, Cause::Privilege(text.to_owned())));
     }
     security(draft, path, role, keeps, settings.non_root)?;
+    seccomp(draft, pod, path, role)?;
     if let Some(resources) = &settings.resources {
         draft.set(path, "resources", resources.value(), "--resources")?;
     }
@@ -83,17 +90,25 @@ fn security(draft: &mut Draft, path: &Path, role: Role, keeps_privileged: bool, 
     if role.installs() {
         user(draft, &context, non_root)?;
     }
-    // A profile of the node's own was chosen by somebody.
-    let seccomp = context.key("seccompProfile");
-    if draft.text(&seccomp.key("type"))? != Some("Localhost") {
-        let why = "no system call outside the runtime's profile is needed";
-        if draft.object(&seccomp)?.is_some() {
-            draft.set(&seccomp, "type", "RuntimeDefault", why)?;
-        } else {
-            draft.set(&context, "seccompProfile", json!({"type": "RuntimeDefault"}), why)?;
-        }
-    }
     Ok(())
+}
+
+/// The runtime's own profile, unless somebody has chosen one of the node's.
+fn seccomp(draft: &mut Draft, pod: &Pod, path: &Path, role: Role) -> Result<(), Fault> {
+    let why = "no system call outside the runtime's profile is needed";
+    let context = path.key("securityContext");
+    let profile = context.key("seccompProfile");
+    if pod.is_old {
+        let annotations = pod.metadata.key("annotations");
+        let annotation = format!("container.seccomp.security.alpha.kubernetes.io/{}", role.name());
+        let is_chosen = draft.text(&annotations.key(&annotation))?.is_some_and(|chosen| chosen.starts_with("localhost/"));
+        return if is_chosen { Ok(()) } else { draft.set(&annotations, &annotation, "runtime/default", why) };
+    }
+    match (draft.object(&profile)?.is_some(), draft.text(&profile.key("type"))?) {
+        (_, Some("Localhost")) => Ok(()),
+        (true, _) => draft.set(&profile, "type", "RuntimeDefault", why),
+        (false, _) => draft.set(&context, "seccompProfile", json!({"type": "RuntimeDefault"}), why),
+    }
 }
 
 fn user(draft: &mut Draft, context: &Path, non_root: bool) -> Result<(), Fault> {

@@ -169,7 +169,12 @@ impl<'a> Manifest<'a> {
             };
             for pod in &pods {
                 let findings = pod::patch(&mut draft, pod, settings, |draft| injection::mark(draft, object, pod, namespaces));
-                errors.extend(findings.faults.into_iter().map(error));
+                for error in findings.faults.into_iter().map(error) {
+                    // Two may have looked at the same field.
+                    if !errors.contains(&error) {
+                        errors.push(error);
+                    }
+                }
                 let mut warn = |(path, text): (Path, String), is_marked| {
                     let warning = Warning { place: place(&path), object: object.clone(), path: path.below(&object.path), text, is_marked };
                     patched.warnings.push(warning);

@@ -35,13 +35,18 @@ impl std::fmt::Display for Object {
 pub(super) struct Pod {
     pub(super) metadata: Path,
     pub(super) spec: Path,
+    /// Whether no cluster that takes it knows the field `seccompProfile`.
+    pub(super) is_old: bool,
 }
 
 impl Pod {
     fn at(path: &Path) -> Pod {
-        Pod { metadata: path.key("metadata"), spec: path.key("spec") }
+        Pod { metadata: path.key("metadata"), spec: path.key("spec"), is_old: false }
     }
 }
+
+/// Versions of the API that were gone (in Kubernetes 1.16) before the field came (in 1.19).
+const OLD: [&str; 3] = ["extensions/v1beta1", "apps/v1beta1", "apps/v1beta2"];
 
 /// Calls `found` with every object in `document`, those in lists of any kind among them.
 pub(super) fn each(document: &Value, found: &mut impl FnMut(Object, &Value)) {
@@ -113,7 +118,7 @@ pub(super) fn pods(draft: &Draft, object: &Object) -> Result<Vec<Pod>, Fault> {
         path = path.key(key);
         draft.object(&path)?;
     }
-    let pod = Pod::at(&path);
+    let pod = Pod { is_old: OLD.contains(&object.api_version.as_str()), ..Pod::at(&path) };
     Ok(if draft.object(&pod.spec)?.is_some() { vec![pod] } else { Vec::new() })
 }
 

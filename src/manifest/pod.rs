@@ -60,8 +60,8 @@ fn work(
         return Ok(());
     }
     let mut unmounted = Vec::new();
-    for ((path, name), role) in &inits {
-        match init::patch(draft, path, name, *role, settings) {
+    for ((path, _), role) in &inits {
+        match init::patch(draft, pod, path, *role, settings) {
             Ok(volumes) => unmounted.extend(volumes),
             Err(fault) => findings.faults.push(fault),
         }

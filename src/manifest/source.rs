@@ -134,6 +134,11 @@ impl<'a> Source<'a> {
         skip_blank(self.text, at)
     }
 
+    /// The line of `at`, counted from 1.
+    pub(super) fn line_of(&self, at: usize) -> usize {
+        self.text[..at].matches('\n').count() + 1
+    }
+
     /// Where the line of `at` ends, before its line break.
     pub(super) fn line_end(&self, at: usize) -> usize {
         let end = self.text.as_bytes()[at..].iter().position(|byte| *byte == b'\n').map_or(self.text.len(), |length| at + length);

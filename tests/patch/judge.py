@@ -1,0 +1,130 @@
+"""A second opinion on what mesh-patch has made of a manifest, with another YAML reader and rules of its own.
+
+judge.py same BEFORE AFTER [OPTION...]   fails unless AFTER is what BEFORE shall become; options: class=NAME, non-root, keep=NAME
+judge.py words FILE                      the commands of the meshes' init containers as JSON: [[name, [word...], {variable: value}]...]
+judge.py apply FILE PATCHES              applies the patches that --output json-patch has made of FILE, and writes the outcome as JSON
+"""
+
+import copy
+import json
+import sys
+
+import jsonpatch
+import yaml
+
+IMAGE = "registry.example/mesh-init:9"
+INSTALLERS = ("istio-init", "linkerd-init")
+VALIDATORS = ("istio-validation", "linkerd-network-validator")
+OLD = ("extensions/v1beta1", "apps/v1beta1", "apps/v1beta2")
+
+
+def documents(path):
+    with open(path, encoding="utf-8") as file:
+        return list(yaml.safe_load_all(file))
+
+
+def objects(document):
+    """Objects that have a pod in them."""
+    if isinstance(document, dict) and document.get("kind") == "List":
+        return [inner for item in document["items"] for inner in objects(item)]
+    return [document] if document and any(True for _ in pods(document)) else []
+
+
+def pods(thing):
+    """Every mapping with a list of containers, and the mapping that has it as its spec."""
+    if isinstance(thing, dict):
+        if isinstance(thing.get("spec"), dict) and isinstance(thing["spec"].get("containers"), list):
+            yield thing
+        for value in thing.values():
+            yield from pods(value)
+    elif isinstance(thing, list):
+        for value in thing:
+            yield from pods(value)
+
+
+def become(pod, api, options):
+    spec = pod["spec"]
+    inits = spec.get("initContainers", [])
+    ours = [c for c in inits if c["name"] in INSTALLERS + VALIDATORS]
+    if not ours:
+        return
+    keep = [option[5:] for option in options if option.startswith("keep=")]
+    for container in ours:
+        first = container.get("args", [""])[0]
+        if container["name"].startswith("istio") and "command" not in container and first.startswith("-"):
+            container["args"].insert(0, "istio-iptables")
+        if container.get("command", [""])[0] == "istio-iptables":
+            container["command"].insert(0, "/mesh-init")
+        container["image"] = IMAGE
+        context = container.setdefault("securityContext", {})
+        context.update(privileged=False, allowPrivilegeEscalation=False, readOnlyRootFilesystem=True)
+        context["capabilities"] = {"drop": ["ALL"]}
+        if container["name"] in INSTALLERS:
+            context["capabilities"]["add"] = ["NET_ADMIN"]
+            context.update({"runAsUser": 0, "runAsNonRoot": False})
+            if "non-root" in options:
+                context.update(runAsNonRoot=True, runAsUser=65534, runAsGroup=65534)
+        if api in OLD:
+            annotation = "container.seccomp.security.alpha.kubernetes.io/" + container["name"]
+            pod["metadata"].setdefault("annotations", {})[annotation] = "runtime/default"
+        else:
+            context["seccompProfile"] = {"type": "RuntimeDefault"}
+        container["volumeMounts"] = [m for m in container.get("volumeMounts", []) if not m["name"].endswith("xtables-lock")]
+        if not container["volumeMounts"]:
+            del container["volumeMounts"]
+    spec["volumes"] = [v for v in spec.get("volumes", []) if not v["name"].endswith("xtables-lock")]
+    if not spec["volumes"]:
+        del spec["volumes"]
+    for container in inits + spec["containers"]:
+        if container.get("securityContext", {}).get("privileged") and container["name"] not in keep:
+            container["securityContext"]["privileged"] = False
+    for option in options:
+        if option.startswith("class="):
+            spec["runtimeClassName"] = option[6:]
+
+
+def same(before, after, options):
+    wanted = copy.deepcopy(documents(before))
+    for document in wanted:
+        for item in objects(document):
+            for pod in pods(item):
+                become(pod, item["apiVersion"], options)
+    found = documents(after)
+    if wanted != found:
+        sys.exit("wanted:\n" + yaml.safe_dump_all(wanted) + "\nfound:\n" + yaml.safe_dump_all(found))
+
+
+def words(path):
+    found = []
+    for document in documents(path):
+        for item in objects(document):
+            for pod in pods(item):
+                for container in pod["spec"].get("initContainers", []):
+                    if container["name"] in INSTALLERS + VALIDATORS:
+                        env = {e["name"]: e["value"] for e in container.get("env", []) if "value" in e}
+                        found.append([container["name"], container.get("command", []) + container.get("args", []), env])
+    print(json.dumps(found))
+
+
+def apply(path, patches):
+    before = documents(path)
+    lists = [patch for patch in documents(patches) if patch]
+    found = [item for document in before for item in objects(document)]
+    # A patch is for the first object on which its tests hold.
+    for patch in lists:
+        for item in found:
+            try:
+                changed = jsonpatch.apply_patch(item, patch)
+            except (jsonpatch.JsonPatchException, jsonpatch.JsonPointerException):
+                continue
+            if changed != item:
+                item.clear()
+                item.update(changed)
+                break
+        else:
+            sys.exit(f"belongs to nothing: {patch}")
+    print(json.dumps(before))
+
+
+if __name__ == "__main__":
+    {"same": lambda a: same(a[0], a[1], a[2:]), "words": lambda a: words(a[0]), "apply": lambda a: apply(a[0], a[1])}[sys.argv[1]](sys.argv[2:])

@@ -59,7 +59,7 @@ struct StepView {
     #[serde(skip_serializing_if = "Option::is_none")]
     table: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    hook: Option<&'static str>,
+    hook: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     priority: Option<i32>,
     /// The chain.
@@ -139,7 +139,7 @@ fn step_view(step: &Step<'_>, is_live: bool) -> StepView {
         step,
         filter: is_live.then(|| layer.filter()),
         table: Some(layer.table()),
-        hook: Some(layer.hook().chain()),
+        hook: Some(layer.hook().chain().to_ascii_lowercase()),
         priority: Some(layer.priority()),
         chain: Some(layer.chain().to_owned()),
         ..StepView::default()

@@ -29,6 +29,10 @@ pub(super) fn keep_working(draft: &mut Draft, path: &Path, role: Role, accepts: 
     let (at_command, at_args) = (path.key("command"), path.key("args"));
     let command = draft.texts(&at_command)?;
     let args = draft.texts(&at_args)?;
+    // A container that is there for the injector to fill in, as an overlay of its image is.
+    if command.is_empty() && args.is_empty() {
+        return Ok(());
+    }
     let program = command.first().map(|program| program.rsplit('/').next().unwrap_or_default());
     // What the program is given, and where that is written.
     let rest: Vec<String> = command.iter().skip(1).chain(&args).cloned().collect();
@@ -42,15 +46,11 @@ pub(super) fn keep_working(draft: &mut Draft, path: &Path, role: Role, accepts: 
         (Role::IstioInit | Role::IstioValidation, None | Some("pilot-agent")) => match rest.first().map(String::as_str) {
             Some(ISTIO_COMMAND) => rest[1..].to_vec(),
             // Images of Istio before 1.4 run the script of that name.
-            None => {
-                prepend(draft, path, "args", &args, ISTIO_COMMAND, WHY_ISTIO)?;
-                rest
-            }
             Some(first) if first.starts_with('-') && program.is_none() => {
                 prepend(draft, path, "args", &args, ISTIO_COMMAND, WHY_ISTIO)?;
                 rest
             }
-            Some(_) => return foreign(at_rest),
+            Some(_) | None => return foreign(at_rest),
         },
         (Role::IstioInit | Role::IstioValidation, Some(ISTIO_COMMAND)) => {
             let mut words = command.clone();
@@ -204,6 +204,9 @@ mod tests {
             (Role::LinkerdInit, json!({"args": ["--ipv6=false"]})),
             (Role::LinkerdValidator, json!({"command": ["/usr/lib/linkerd/linkerd2-network-validator"], "args": ["--timeout", "10s"]})),
             (Role::IstioInit, json!({"command": ["/mesh-init", "apply", "istio"]})),
+            // The injector has yet to fill in the rest.
+            (Role::IstioInit, json!({"name": "istio-init"})),
+            (Role::LinkerdInit, json!({"args": []})),
         ] {
             assert_eq!(kept(role, container.clone()).unwrap(), container);
         }
@@ -221,7 +224,7 @@ mod tests {
             ),
             (Role::LinkerdInit, json!({"command": ["/bin/proxy-init"]}), json!({"command": ["/usr/local/bin/proxy-init"]})),
             (Role::LinkerdInit, json!({"command": ["linkerd2-proxy-init"]}), json!({"command": ["/usr/lib/linkerd/linkerd2-proxy-init"]})),
-            (Role::LinkerdValidator, json!({"args": []}), json!({"args": [], "command": [VALIDATOR]})),
+            (Role::LinkerdValidator, json!({"args": ["--timeout"]}), json!({"args": ["--timeout"], "command": [VALIDATOR]})),
         ] {
             assert_eq!(kept(role, before).unwrap(), after);
         }
@@ -231,6 +234,7 @@ mod tests {
     fn what_the_image_cannot_run_is_refused() {
         for (role, container, at) in [
             (Role::IstioInit, json!({"args": ["my", "custom args"]}), "c.args: "),
+            (Role::IstioInit, json!({"command": ["pilot-agent"]}), "c.args: "),
             (Role::IstioInit, json!({"command": ["/bin/sh", "-c", "x"]}), "c.command: "),
             (Role::LinkerdInit, json!({"args": ["wait"]}), "c.args: "),
             (

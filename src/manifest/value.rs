@@ -105,7 +105,7 @@ impl Reader<'_> {
         self.left = self.left.checked_sub(1).ok_or_else(|| self.error(id, Cause::TooLarge(self.limit)))?;
         let node = source.node(source.target(id));
         Ok(match &node.kind {
-            Kind::Scalar(text, Style::Plain) if node.tag.as_deref() != Some("str") => plain(text),
+            Kind::Scalar(text, style) if is_resolved(*style, node.tag.as_deref()) => plain(text),
             Kind::Scalar(text, _) => Value::String(text.clone()),
             Kind::Sequence { items, .. } => Value::Array(items.iter().map(|item| self.value(*item, depth + 1)).collect::<Result<_, _>>()?),
             Kind::Mapping { entries, .. } => Value::Object(self.mapping(entries, depth)?),
@@ -163,6 +163,14 @@ fn add(fields: Map<String, Value>, merged: &mut Map<String, Value>) {
     }
 }
 
+/// Whether a scalar may stand for something else than its text: its tag says so, or that it has neither tag nor quotes.
+fn is_resolved(style: Style, tag: Option<&str>) -> bool {
+    match tag {
+        Some(tag) => matches!(tag, "bool" | "int" | "float" | "null"),
+        None => style == Style::Plain,
+    }
+}
+
 /// What a scalar without quotes stands for.
 pub(super) fn plain(text: &str) -> Value {
     match text {
@@ -214,8 +222,12 @@ mod tests {
     #[test]
     fn scalars_are_what_kubernetes_takes_them_for() {
         assert_eq!(
-            value("[1, -2, +3, 0x10, 0644, 1_000, 1.5, .5, 1e3, yes, Off, true, ~, null, '', \"true\", !!str 1, 1.2.3, 10m, 0, 08, '0']"),
-            json!([1, -2, 3, 16, 420, 1000, 1.5, 0.5, 1000.0, true, false, true, null, null, "", "true", "1", "1.2.3", "10m", 0, 8, "0"])
+            value(
+                "[1, -2, +3, 0x10, 0644, 1_000, 1.5, .5, 1e3, yes, Off, true, ~, null, '', \"true\", !!str 1, !!bool \"yes\", 1.2.3, 10m, 0, 08, '0']"
+            ),
+            json!([
+                1, -2, 3, 16, 420, 1000, 1.5, 0.5, 1000.0, true, false, true, null, null, "", "true", "1", true, "1.2.3", "10m", 0, 8, "0"
+            ])
         );
     }
 

@@ -121,6 +121,9 @@ fn in_place_keeps_mode_and_link_and_leaves_nothing_behind() {
     assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
     assert_eq!(fs::metadata(&untouched).unwrap().ino(), inode);
     assert_eq!(fs::read_dir(folder.path().join("sub")).unwrap().count(), 1);
+    fs::write(&path, POD).unwrap();
+    mesh_patch(&["--in-place", "--image", IMAGE, link.to_str().unwrap(), path.to_str().unwrap()], "").expect(0);
+    assert_eq!(fs::read_to_string(&path).unwrap(), patched(POD, &[]));
     let again = mesh_patch(&["--in-place", "--image", IMAGE, link.to_str().unwrap()], "").expect(0);
     assert_eq!(again.stderr, "mesh-patch: nothing to change\n");
 }

@@ -234,3 +234,61 @@ fn an_anchor_whose_other_users_must_not_change_is_an_error() {
     let ran = mesh_patch(&["--image", IMAGE], pod).expect(1);
     assert!(ran.stderr.contains("the anchor &lock on line 7 is used on line 11 too"), "{}", ran.stderr);
 }
+
+#[test]
+fn parts_go_out_of_lists_and_mappings_in_flow_style() {
+    let pod = |mounts: &str, volumes: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nspec: {{initContainers: [{{name: linkerd-init, args: [-p, \"4143\", -o, \"4140\"]{mounts}}}]{volumes}}}\n"
+        )
+    };
+    for (mounts, volumes, without) in [
+        (", volumeMounts: [{name: a-xtables-lock}]", ", volumes: [{name: a-xtables-lock}]", ["", ""]),
+        (
+            ", volumeMounts: [{name: a-xtables-lock}, {name: b}]",
+            ", volumes: [{name: b}, {name: a-xtables-lock}]",
+            [", volumeMounts: [{name: b}]", ", volumes: [{name: b}]"],
+        ),
+        (
+            ", volumeMounts: [{name: b}, {name: a-xtables-lock}, {name: c-xtables-lock},]",
+            ", volumes: [{name: c-xtables-lock}, {name: b} , {name: a-xtables-lock}]",
+            [", volumeMounts: [{name: b},]", ", volumes: [{name: b}]"],
+        ),
+    ] {
+        let after = patched(&pod(mounts, volumes), &[]);
+        assert!(without.iter().all(|part| after.contains(part)) && !after.contains("xtables-lock"), "{after}");
+        assert_eq!(after.contains("volumes"), !without[1].is_empty(), "{after}");
+    }
+    // A volume that somebody else mounts as well stays.
+    let shared = "apiVersion: v1\nkind: Pod\nspec:\n  initContainers:\n  - name: linkerd-init\n    args: [-p, '4143', -o, '4140']\n    volumeMounts:\n    - {name: lock, mountPath: /run}\n  containers:\n  - volumeMounts: [{name: lock, mountPath: /x}]\n  volumes:\n  - name: lock\n";
+    assert!(patched(shared, &[]).ends_with("  volumes:\n  - name: lock\n"));
+}
+
+#[test]
+fn the_first_key_of_an_item_can_go() {
+    let pod = "apiVersion: v1\nkind: Pod\nspec:\n  initContainers:\n  - volumeMounts:\n    - {name: xtables-lock, mountPath: /run}\n    # about the name\n    name: linkerd-init\n    args: [-p, '4143', -o, '4140']\n";
+    let after = patched(pod, &[]);
+    assert!(after.contains("  initContainers:\n  - # about the name\n    name: linkerd-init\n    args: "), "{after}");
+}
+
+#[test]
+fn tags_and_explicit_keys_are_understood() {
+    let pod = "apiVersion: v1\nkind: Pod\nspec: !!map\n  ? initContainers\n  : !!seq\n    - !!map\n      name: istio-init\n      args: &args [istio-iptables]\n      image: !!str x\n      securityContext: !!map\n        privileged: !!bool \"true\"\n        readOnlyRootFilesystem: !!bool \"true\"\n  containers:\n  - {name: app, securityContext: {privileged: !!bool 'yes'}, args: *args}\n";
+    let lines = changed_lines(pod, &[]);
+    for line in [
+        "-      image: !!str x",
+        &format!("+      image: {IMAGE}"),
+        "-        privileged: !!bool \"true\"",
+        "+        privileged: false",
+        "+  - {name: app, securityContext: {privileged: false}, args: *args}",
+    ] {
+        assert!(lines.iter().any(|other| other == line), "{line}: {lines:#?}");
+    }
+    assert!(!lines.iter().any(|line| line.contains("readOnlyRootFilesystem")), "{lines:#?}");
+}
+
+#[test]
+fn an_overlay_that_the_injector_fills_in_gets_no_command() {
+    let pod = "apiVersion: v1\nkind: Pod\nspec:\n  initContainers:\n  - name: istio-init\n    image: x\n";
+    assert!(!patched(pod, &[]).contains("args"));
+}

@@ -81,29 +81,40 @@ fn failed(name: &str, what: &str, error: &io::Error) -> Failure {
 /// Gives files new texts. All of them are written beside the old ones first, so that what can fail has failed before anything
 /// is changed; each keeps its owner and mode, and a link goes on to lead to it.
 pub(super) fn replace(files: &[(&Input, &str)]) -> Result<(), Failure> {
-    let mut written = Vec::new();
+    let mut written: Vec<Draft<'_>> = Vec::new();
     for (input, text) in files {
         let Some(path) = &input.path else { continue };
         let result = path.canonicalize().and_then(|path| {
+            // A file that was named twice has been read twice.
+            if written.iter().any(|other| other.path == path) {
+                return Ok(None);
+            }
             let draft = beside(&path);
             write(&path, &draft, text).inspect_err(|_| forget(&draft))?;
-            Ok((draft, path))
+            Ok(Some(Draft { name: &input.name, draft, path }))
         });
         match result {
-            Ok(names) => written.push((&input.name, names)),
+            Ok(draft) => written.extend(draft),
             Err(error) => {
-                written.iter().for_each(|(_, (draft, _))| forget(draft));
+                written.iter().for_each(|other| forget(&other.draft));
                 return Err(failed(&input.name, "cannot be written", &error));
             }
         }
     }
-    for (at, (name, (draft, path))) in written.iter().enumerate() {
+    for (at, Draft { name, draft, path }) in written.iter().enumerate() {
         if let Err(error) = fs::rename(draft, path) {
-            written[at..].iter().for_each(|(_, (draft, _))| forget(draft));
+            written[at..].iter().for_each(|other| forget(&other.draft));
             return Err(failed(name, "cannot be written", &error));
         }
     }
     Ok(())
+}
+
+/// A new text that waits beside the old one.
+struct Draft<'a> {
+    name: &'a str,
+    draft: PathBuf,
+    path: PathBuf,
 }
 
 /// A name in the same folder that nobody else has.

@@ -1,0 +1,87 @@
+//! Parts of a collection put in and taken out: lines in block style, what stands between commas in flow style.
+
+use std::ops::Range;
+
+use super::walk::Editor;
+use crate::manifest::source::Id;
+
+impl Editor<'_> {
+    /// A line, or several, into a block collection whose parts are `parts`, behind the first `before` of them.
+    pub(super) fn insert_line(&mut self, parts: &[Range<usize>], before: usize, column: usize, text: String) {
+        let indent = " ".repeat(column);
+        match before.checked_sub(1).map(|last| self.behind(parts[last].end)) {
+            None => self.push(parts[0].start..parts[0].start, format!("{text}{}{indent}", self.newline)),
+            Some(at) if at == self.source.text.len() && !self.source.text.ends_with('\n') => {
+                self.push(at..at, format!("{}{indent}{text}", self.newline));
+            }
+            Some(at) => self.push(at..at, format!("{indent}{text}{}", self.newline)),
+        }
+    }
+
+    /// Where the line after a part of a block collection begins that ends at `end`.
+    fn behind(&self, end: usize) -> usize {
+        // A block scalar ends with its line break.
+        if self.source.text[..end].ends_with('\n') { end } else { self.source.next_line(end) }
+    }
+
+    pub(super) fn insert_flow(&mut self, id: Id, parts: &[Range<usize>], before: usize, text: String) {
+        // What stands between parts: a space, or a line break and an indentation.
+        let gap = |from: usize, to: usize| {
+            let between = &self.source.text[from..to];
+            let blank = &between[between.rfind(|char: char| !char.is_whitespace()).map_or(0, |at| at + 1)..];
+            if blank.contains('\n') { blank.to_owned() } else { " ".to_owned() }
+        };
+        let opening = self.source.node(id).span.start + 1;
+        match before.checked_sub(1) {
+            None => {
+                let gap = gap(opening, parts[0].start);
+                self.push(parts[0].start..parts[0].start, format!("{text},{gap}"));
+            }
+            Some(last) => {
+                let from = last.checked_sub(1).map_or(opening, |earlier| parts[earlier].end);
+                let gap = gap(from, parts[last].start);
+                self.push(parts[last].end..parts[last].end, format!(",{gap}{text}"));
+            }
+        }
+    }
+
+    /// Takes the lines of those parts of a block collection out that are `gone`; some part stays.
+    pub(super) fn remove_lines(&mut self, parts: &[Range<usize>], gone: &[bool]) {
+        for (part, _) in parts.iter().zip(gone).filter(|(_, gone)| **gone) {
+            let end = self.behind(part.end);
+            if !self.before(part.start).trim().is_empty() {
+                // The line has the dash of the item in which the collection stands: what comes next, a comment perhaps, takes its place.
+                let rest = &self.source.text[end..];
+                let next = end + rest.len() - rest.trim_start().len();
+                self.push(part.start..next, String::new());
+                continue;
+            }
+            let mut start = self.source.line_start(part.start);
+            if end == self.source.text.len() && !self.source.text.ends_with('\n') {
+                // The file goes on to end without a line break.
+                start = self.source.line_end(start.saturating_sub(1));
+            }
+            self.push(start..end, String::new());
+        }
+    }
+
+    /// Takes those parts of a flow collection out that are `gone`, each with one comma.
+    pub(super) fn remove_flow(&mut self, parts: &[Range<usize>], gone: &[bool]) {
+        let mut at = 0;
+        while at < parts.len() {
+            if !gone[at] {
+                at += 1;
+                continue;
+            }
+            let run = gone[at..].iter().take_while(|gone| **gone).count();
+            let last = at + run - 1;
+            let range = match (parts.get(last + 1), at.checked_sub(1)) {
+                (Some(next), _) => parts[at].start..next.start,
+                (None, Some(before)) => parts[before].end..parts[last].end,
+                (None, None) => parts[at].start..parts[last].end,
+            };
+            self.push(range, String::new());
+            at = last + 1;
+        }
+    }
+}

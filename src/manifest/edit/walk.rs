@@ -1,0 +1,312 @@
+//! The walk over a document's nodes along with what it says and what it shall say.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use serde_json::{Map, Value};
+
+use super::{Aliases, Edit};
+use crate::manifest::align::{Fate, align};
+use crate::manifest::render::{self, Flow, Layout};
+use crate::manifest::source::{Id, Kind, Source, Style};
+use crate::manifest::value::{is_merge, key};
+
+/// Where a node stands.
+pub(super) enum Spot {
+    /// It is the whole document.
+    Root,
+    /// It is the value of `key`, which begins at `column`, in a block mapping.
+    Value { key: Id, column: usize },
+    /// It is the item whose dash is at `dash`, in a block sequence.
+    Item { dash: usize, column: usize },
+    /// It stands between brackets.
+    Flow(Flow),
+}
+
+/// Finds the edits of one document.
+pub(super) struct Editor<'a> {
+    pub(super) source: &'a Source<'a>,
+    aliases: Aliases,
+    pub(super) edits: Vec<Edit>,
+    /// Nodes that were walked over already, and what they shall say.
+    walked: HashMap<Id, Value>,
+    /// A node of which two different things are wanted.
+    pub(super) conflict: Option<Id>,
+    json: bool,
+    pub(super) newline: &'static str,
+    list: usize,
+}
+
+impl<'a> Editor<'a> {
+    pub(super) fn new(source: &'a Source<'a>, root: Id, aliases: Aliases) -> Editor<'a> {
+        let crlf = source.text.find('\n').is_some_and(|at| source.text[..at].ends_with('\r'));
+        let node = source.node(root);
+        let json = match &node.kind {
+            Kind::Mapping { entries, flow: true } => {
+                entries.iter().all(|(key, _)| matches!(source.node(*key).kind, Kind::Scalar(_, Style::Double)))
+            }
+            Kind::Sequence { flow, .. } => *flow,
+            _ => false,
+        };
+        let newline = if crlf { "\r\n" } else { "\n" };
+        let mut editor = Editor { source, aliases, edits: Vec::new(), walked: HashMap::new(), conflict: None, json, newline, list: 0 };
+        editor.list = editor.list_indent(root).unwrap_or(0);
+        editor
+    }
+
+    /// How much further than its key the first list in `root` that is written in block style stands.
+    fn list_indent(&self, root: Id) -> Option<usize> {
+        let mut open = vec![root];
+        while let Some(id) = open.pop() {
+            match &self.source.node(id).kind {
+                Kind::Mapping { entries, flow: false } => {
+                    for (key, value) in entries.iter().rev() {
+                        if let Kind::Sequence { flow: false, .. } = self.source.node(*value).kind {
+                            let dash = self.column(self.source.node(*value).span.start);
+                            return dash.checked_sub(self.column(self.source.node(*key).outer)).filter(|indent| *indent <= 8);
+                        }
+                        open.push(*value);
+                    }
+                }
+                Kind::Sequence { items, flow: false } => open.extend(items.iter().rev()),
+                _ => {}
+            }
+        }
+        None
+    }
+
+    fn layout(&self) -> Layout<'static> {
+        Layout { newline: self.newline, list: self.list }
+    }
+
+    /// The column of `at`, counted in characters: all before it on its line are ASCII if it is a line's first value.
+    fn column(&self, at: usize) -> usize {
+        self.source.text[self.source.line_start(at)..at].chars().count()
+    }
+
+    /// What stands before `at` on its line.
+    pub(super) fn before(&self, at: usize) -> &'a str {
+        &self.source.text[self.source.line_start(at)..at]
+    }
+
+    pub(super) fn push(&mut self, range: Range<usize>, text: String) {
+        self.edits.push(Edit { range, text });
+    }
+
+    /// Makes the node say `new` instead of `old`.
+    pub(super) fn node(&mut self, id: Id, spot: &Spot, old: &Value, new: &Value) {
+        if old == new {
+            return;
+        }
+        let node = self.source.node(id);
+        let is_alias = matches!(node.kind, Kind::Alias(_));
+        if self.aliases == Aliases::Copy || (node.anchor.is_none() && !is_alias) {
+            self.change(id, spot, old, new);
+            return;
+        }
+        // Whoever comes here by another way has to want the same. Who wants no change does not come here; that is found out
+        // when the edited text is read.
+        let target = self.source.target(id);
+        match self.walked.get(&target) {
+            None => {
+                self.walked.insert(target, new.clone());
+                self.change(target, if is_alias { &Spot::Root } else { spot }, old, new);
+            }
+            Some(said) if said == new => {}
+            Some(_) => self.conflict = self.conflict.or(Some(id)),
+        }
+    }
+
+    fn change(&mut self, id: Id, spot: &Spot, old: &Value, new: &Value) {
+        match (&self.source.node(id).kind, old, new) {
+            (Kind::Mapping { entries, flow }, Value::Object(old), Value::Object(new)) if !entries.is_empty() && !new.is_empty() => {
+                self.mapping(id, entries, *flow, old, new);
+            }
+            (Kind::Sequence { items, flow }, Value::Array(old), Value::Array(new)) if !items.is_empty() && !new.is_empty() => {
+                self.sequence(id, items, *flow, old, new);
+            }
+            _ => self.replace(id, spot, new),
+        }
+    }
+
+    fn mapping(&mut self, id: Id, entries: &'a [(Id, Id)], flow: bool, old: &Map<String, Value>, new: &Map<String, Value>) {
+        let source = self.source;
+        let own = |wanted: &str| entries.iter().rposition(|(name, _)| !is_merge(source, *name) && key(source, *name) == wanted);
+        let mut gone = vec![false; entries.len()];
+        for (name, before) in old {
+            let Some(at) = own(name) else { continue };
+            match new.get(name) {
+                Some(after) => {
+                    let (key, value) = entries[at];
+                    let spot = if flow {
+                        self.flow_spot(id, entries[0].0)
+                    } else {
+                        Spot::Value { key, column: self.column(source.node(key).outer) }
+                    };
+                    self.node(value, &spot, before, after);
+                }
+                None => gone[at] = true,
+            }
+        }
+        let keys: Vec<Range<usize>> = entries.iter().map(|(key, value)| source.node(*key).outer..self.entry_end(*key, *value)).collect();
+        if flow {
+            self.remove_flow(&keys, &gone);
+        } else {
+            self.remove_lines(&keys, &gone);
+        }
+        for (name, value) in new {
+            if own(name).is_none() && old.get(name) != Some(value) {
+                self.insert_entry(id, entries, flow, &keys, name, value);
+            }
+        }
+    }
+
+    /// Where an entry of a mapping ends; one without a value ends with its colon.
+    fn entry_end(&self, key: Id, value: Id) -> usize {
+        let end = self.source.node(value).span.end;
+        if self.source.node(value).span.is_empty() { end.max(self.colon(key).map_or(0, |colon| colon + 1)) } else { end }
+    }
+
+    /// The colon behind a key.
+    fn colon(&self, key: Id) -> Option<usize> {
+        let at = self.source.skip_blank(self.source.node(key).span.end);
+        self.source.text[at..].starts_with(':').then_some(at)
+    }
+
+    /// A place in the flow collection `id`, whose first part is `first`.
+    fn flow_spot(&self, id: Id, first: Id) -> Spot {
+        Spot::Flow(self.flow_style(id, first))
+    }
+
+    fn flow_style(&self, id: Id, first: Id) -> Flow {
+        if !self.json {
+            return Flow::Yaml;
+        }
+        let first = self.source.node(first).outer;
+        let indent = self.before(first);
+        let own_line = indent.trim().is_empty() && self.source.line_start(first) > self.source.node(id).span.start;
+        if !own_line {
+            return Flow::Json;
+        }
+        let outside = self.before(self.source.node(id).span.start);
+        let outside = &outside[..outside.len() - outside.trim_start().len()];
+        let unit = indent.strip_prefix(outside).filter(|unit| !unit.is_empty()).unwrap_or("  ");
+        Flow::Lines { newline: self.newline.to_owned(), indent: indent.to_owned(), unit: unit.to_owned() }
+    }
+
+    fn insert_entry(&mut self, id: Id, entries: &'a [(Id, Id)], flow: bool, keys: &[Range<usize>], name: &str, value: &Value) {
+        let source = self.source;
+        let names: Vec<&str> = entries.iter().map(|(name, _)| key(source, *name)).collect();
+        // Into the order of the keys where they have one, else behind them all.
+        let ordered = names.is_sorted();
+        let before = if ordered { names.iter().take_while(|other| **other < name).count() } else { names.len() };
+        if flow {
+            let style = self.flow_style(id, entries[0].0);
+            let text = render::entry(name, value, &style);
+            self.insert_flow(id, keys, before, text);
+            return;
+        }
+        let column = self.column(keys[0].start);
+        let text = self.layout().entry(name, value, column);
+        self.insert_line(keys, before, column, text);
+    }
+
+    fn sequence(&mut self, id: Id, items: &'a [Id], flow: bool, old: &[Value], new: &[Value]) {
+        let source = self.source;
+        let mut parts: Vec<Range<usize>> = items.iter().map(|item| source.node(*item).outer..source.node(*item).span.end).collect();
+        if !flow {
+            // The dash is the first thing behind the item before.
+            let mut from = source.node(id).span.start;
+            for part in &mut parts {
+                let dash = source.skip_blank(from);
+                *part = dash..part.end.max(dash + 1);
+                from = part.end;
+            }
+        }
+        let mut gone = vec![false; items.len()];
+        let mut next = 0;
+        for fate in align(old, new) {
+            match fate {
+                Fate::Kept { old: before, new: after } => {
+                    let spot = if flow {
+                        self.flow_spot(id, items[0])
+                    } else {
+                        Spot::Item { dash: parts[before].start, column: self.column(parts[before].start) }
+                    };
+                    self.node(items[before], &spot, &old[before], &new[after]);
+                    next = before + 1;
+                }
+                Fate::Removed { old } => {
+                    gone[old] = true;
+                    next = old + 1;
+                }
+                Fate::Added { new: added } if flow => {
+                    let text = render::flow(&new[added], &self.flow_style(id, items[0]));
+                    self.insert_flow(id, &parts, next, text);
+                }
+                Fate::Added { new: added } => {
+                    let column = self.column(parts[0].start);
+                    let text = self.layout().item(&new[added], column);
+                    self.insert_line(&parts, next, column, text);
+                }
+            }
+        }
+        if flow {
+            self.remove_flow(&parts, &gone);
+        } else {
+            self.remove_lines(&parts, &gone);
+        }
+    }
+
+    /// Writes `new` in the place of a whole node.
+    fn replace(&mut self, id: Id, spot: &Spot, new: &Value) {
+        let node = self.source.node(id);
+        let is_scalar =
+            !matches!(new, Value::Object(fields) if !fields.is_empty()) && !matches!(new, Value::Array(items) if !items.is_empty());
+        // An anchor stays with the value that has its name now; a tag belonged to the old value.
+        let start = if node.anchor.is_some() { node.span.start } else { node.outer };
+        let json = self.json;
+        match (&node.kind, spot) {
+            (Kind::Scalar(_, style), _) if is_scalar && !node.span.is_empty() && *style != Style::Block => {
+                let text = match (new, style) {
+                    (Value::String(text), Style::Single) if !text.contains(['\'', '\n']) => format!("'{text}'"),
+                    (Value::String(text), Style::Double) => render::quoted(text),
+                    (Value::String(text), _) if json => render::quoted(text),
+                    _ => render::flow(new, &Flow::Yaml),
+                };
+                self.push(start..node.span.end, text);
+            }
+            (_, Spot::Flow(style)) => {
+                let space = if node.span.is_empty() { " " } else { "" };
+                self.push(start..node.span.end, format!("{space}{}", render::flow(new, style)));
+            }
+            (_, Spot::Value { key, column }) => {
+                let text = self.layout().value(new, *column);
+                match self.colon(*key) {
+                    Some(colon) if node.anchor.is_none() => {
+                        let mut end = node.span.end.max(colon + 1);
+                        if self.source.text[..end].ends_with('\n') {
+                            end = self.source.line_end(end - 1);
+                        }
+                        self.push(colon + 1..end, text);
+                    }
+                    _ => self.conflict = self.conflict.or(Some(id)),
+                }
+            }
+            (_, Spot::Item { dash, column }) => {
+                let text = self.layout().item(new, *column);
+                let mut end = node.span.end.max(dash + 1);
+                if self.source.text[..end].ends_with('\n') {
+                    end = self.source.line_end(end - 1);
+                }
+                if node.anchor.is_some() {
+                    self.conflict.get_or_insert(id);
+                }
+                self.push(*dash..end, text);
+            }
+            (_, Spot::Root) => {
+                self.conflict.get_or_insert(id);
+            }
+        }
+    }
+}

@@ -129,11 +129,11 @@ pub(super) fn snapshot(
     socket: &mut Socket,
     deadline: Instant,
     known: Option<u32>,
-    wanted: impl Fn(u8, &str) -> bool,
+    wanted: &dyn Fn(u8, &str) -> bool,
 ) -> Result<Snapshot, NetlinkError> {
     let mut before = known.map_or_else(|| generation(socket), Ok)?;
     loop {
-        let tables = match read_tables(socket, &wanted) {
+        let tables = match read_tables(socket, wanted) {
             // What was listed a moment ago has gone.
             Err(NetlinkError::Refused { errno: Errno::ENOENT, .. }) => None,
             tables => Some(tables?),
@@ -152,7 +152,7 @@ pub(super) fn snapshot(
 }
 
 /// Reads the tables that `wanted` chooses, whatever generation each answer is of.
-pub(super) fn read_tables(from: &mut impl Lists, wanted: &impl Fn(u8, &str) -> bool) -> Result<Vec<TableData>, NetlinkError> {
+pub(super) fn read_tables(from: &mut impl Lists, wanted: &dyn Fn(u8, &str) -> bool) -> Result<Vec<TableData>, NetlinkError> {
     let mut tables = from.list(message::GETTABLE, &abi::head(abi::UNSPEC, 0), |_| {}, |message| parse_table(message, wanted))?;
     if tables.is_empty() {
         return Ok(tables);
@@ -178,7 +178,7 @@ fn family_of(message: &Message<'_>) -> u8 {
     message.payload.first().copied().unwrap_or_default()
 }
 
-fn parse_table(message: &Message<'_>, wanted: &impl Fn(u8, &str) -> bool) -> Result<Option<TableData>, Malformed> {
+fn parse_table(message: &Message<'_>, wanted: &dyn Fn(u8, &str) -> bool) -> Result<Option<TableData>, Malformed> {
     if message.kind != message::NEWTABLE {
         return Ok(None);
     }

@@ -131,11 +131,13 @@ impl<'a> Editor<'a> {
 
     fn mapping(&mut self, id: Id, entries: &'a [(Id, Id)], flow: bool, old: &Map<String, Value>, new: &Map<String, Value>) {
         let source = self.source;
-        let own = |wanted: &str| entries.iter().rposition(|(name, _)| !is_merge(source, *name) && key(source, *name) == wanted);
+        let direct = entries.iter().enumerate().filter(|(_, (name, _))| !is_merge(source, *name));
+        let own: HashMap<&str, usize> = direct.map(|(at, (name, _))| (key(source, *name), at)).collect();
         let mut gone = vec![false; entries.len()];
         for (name, before) in old {
-            let Some(at) = own(name) else { continue };
+            let Some(at) = own.get(name.as_str()).copied() else { continue };
             match new.get(name) {
+                Some(after) if before == after => {}
                 Some(after) => {
                     let (key, value) = entries[at];
                     let spot = if flow {
@@ -155,7 +157,7 @@ impl<'a> Editor<'a> {
             self.remove_lines(&keys, &gone);
         }
         for (name, value) in new {
-            if own(name).is_none() && old.get(name) != Some(value) {
+            if !own.contains_key(name.as_str()) && old.get(name) != Some(value) {
                 self.insert_entry(id, entries, flow, &keys, name, value);
             }
         }

@@ -40,6 +40,9 @@ usr/local/bin/proxy-init /mesh-init"
     check_entry installed /usr/lib/linkerd/linkerd2-proxy-init "${LINKERD_ARGUMENTS[@]}"
     check_entry 'already in place' /usr/local/bin/proxy-init "${LINKERD_ARGUMENTS[@]}"
     check_entry 'already in place' /mesh-init "${LINKERD_ARGUMENTS[@]}"
+    privileges=(--user 65534:65534)
+    check_entry Validated /usr/lib/linkerd/linkerd2-network-validator --log-format plain --log-level debug --connect-addr 1.1.1.1:20001 \
+        --listen-addr 0.0.0.0:4140 --timeout 10s
 }
 
 # make_pod_network NAME: a network namespace with an address and a default route, as a pod's.

@@ -121,10 +121,12 @@ fn each_state_of_privileges_is_told() {
             let found = found(without, 4);
             assert_blocked(&found, &["capability"]);
             assert!(found.evidence("capability").contains(why) && !found.remedy("capability").is_empty(), "{found:?}");
-            // Nothing that could not be asked is said to be well.
+            // Nothing that could not be asked is said to be well, nor to be in the way.
             found.expect("legacy-ipv4", "warning");
             assert!(found.evidence("legacy-ipv4").contains("unknown"), "{found:?}");
         }
+        let no_filter = pod.mesh_init(&ISTIO).backend(backend).with(Privilege::RootWithout).refusing(Refusal::no_filter(Level::V4));
+        assert_blocked(&checks(no_filter, 4), &["capability"]);
         assert_eq!(traces(&pod).0, Vec::<String>::new());
     }
 }

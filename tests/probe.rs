@@ -478,3 +478,53 @@ fn on_a_kernel_that_would_hang_the_original_destination_is_not_asked_for() {
         assert!(said.contains(words), "{release}: {said}");
     }
 }
+
+#[test]
+fn another_namespaces_pod_is_tried_there() {
+    require_root!();
+    let world = World::new();
+    let path = world.pod.path().display().to_string();
+    let flags = [&ISTIO[..], &["--redirect-dns", "--capture-all-dns", "--netns", &path, "--probe"]].concat();
+    let outcome = world
+        .beyond
+        .mesh_init(&[&["apply"], &flags[..]].concat())
+        .env("MESH_INIT_BACKEND", "nftables")
+        .with(Privilege::NetAdminAndSysAdmin)
+        .run()
+        .expect(0);
+    for words in
+        ["a connection to 192.0.2.1:15002 arrived", "a DNS query to 192.0.2.1:53 arrived", "a DNS query to [2001:db8::1]:53 arrived"]
+    {
+        assert_says(&outcome, &[words]);
+    }
+    assert_eq!(world.out(), Out::NOTHING);
+}
+
+#[test]
+fn an_address_written_as_ipv6_is_what_it_is() {
+    require_root!();
+    let world = World::with(&[Family::V4]);
+    let _servers = Servers::tcp(&world.beyond, &[80]);
+    let flags = ["--probe", "--connect-addr", "[::ffff:198.51.100.1]:80"];
+    let outcome = run(&world, "legacy", "verify", &ISTIO, &flags).expect(3);
+    assert_says(&outcome, &["what was sent to 198.51.100.1:80 did not arrive at 127.0.0.1:15001"]);
+    assert_eq!(world.out().further, 0);
+    run(&world, "legacy", "apply", &ISTIO, &flags).expect(0);
+}
+
+#[test]
+fn variables_ask_for_it_too() {
+    require_root!();
+    let world = World::with(&[Family::V4]);
+    let apply = |env: &[(&str, &str)]| {
+        let program = world.mesh_init("legacy", &[&["apply"], &ISTIO[..]].concat());
+        env.iter().fold(program, |program, (name, value)| program.env(name, value)).run().expect(0)
+    };
+    let to = ("MESH_INIT_CONNECT_ADDR", "198.51.100.7:7");
+    let outcome = apply(&[("MESH_INIT_PROBE", "true"), to, ("MESH_INIT_PROBE_TIMEOUT", "")]);
+    assert_says(&outcome, &["probe: IPv4: a connection to 198.51.100.7:7 arrived at port 15001"]);
+    // Nothing is asked for.
+    for env in [&[to][..], &[("MESH_INIT_PROBE", ""), to], &[("MESH_INIT_PROBE_TIMEOUT", "soon")]] {
+        assert!(!apply(env).text().contains("probe"));
+    }
+}

@@ -93,7 +93,8 @@ pub(super) fn one_line(error: &clap::Error, arguments: &[OsString], flags: &[&'s
             needs_value(argument.split([' ', '=', '[']).next().unwrap_or_default(), arguments, flags)
         }
         ErrorKind::InvalidSubcommand => {
-            let known = "a verb is apply, verify, remove or dump; a mesh istio or linkerd, and for dump also live";
+            let known =
+                "a verb is apply, verify, preflight, remove, dump or explain; a mesh istio or linkerd, and for dump and explain also live";
             format!("unknown command {:?}: {known}; see --help", context(ContextKind::InvalidSubcommand))
         }
         ErrorKind::InvalidUtf8 => "an argument is not valid UTF-8".to_owned(),

@@ -25,6 +25,19 @@ pub(super) const DUMP_OPTIONS: &[Flag] = &[
     Flag { long: "family", short: None, kind: Kind::Value, env: &[], default: "all", help: "4, 6 or all" },
 ];
 
+/// What `explain` takes besides.
+pub(super) const EXPLAIN_OPTIONS: &[Flag] = &[
+    Flag {
+        long: "packet",
+        short: None,
+        kind: Kind::List,
+        env: &[],
+        default: "",
+        help: "The packet, as 'out tcp 10.0.0.1:443 uid 1000' or 'in tcp from 10.1.2.3 to :8080', with dev, mark and state; any number of them",
+    },
+    Flag { long: "format", short: None, kind: Kind::Value, env: &[], default: "text", help: "text or json" },
+];
+
 /// What `apply` and `verify` take besides.
 pub(super) const REPORT_OPTIONS: &[Flag] = &[Flag {
     long: "report",
@@ -49,8 +62,8 @@ pub(super) const PREFLIGHT_OPTIONS: &[Flag] = &[
 ];
 
 /// The tables of flags of the own command line.
-pub(super) const OWN_TABLES: [&[Flag]; 7] =
-    [OPTIONS, DUMP_OPTIONS, REPORT_OPTIONS, PREFLIGHT_OPTIONS, PROBE_OPTIONS, istio::FLAGS, linkerd::FLAGS];
+pub(super) const OWN_TABLES: [&[Flag]; 8] =
+    [OPTIONS, DUMP_OPTIONS, EXPLAIN_OPTIONS, REPORT_OPTIONS, PREFLIGHT_OPTIONS, PROBE_OPTIONS, istio::FLAGS, linkerd::FLAGS];
 
 /// The flags of a mesh's original tool.
 pub(super) fn mesh_flags(mesh: Mesh) -> &'static [Flag] {
@@ -67,12 +80,18 @@ pub(super) fn own(arguments: &[OsString]) -> Command {
     let verb = |name, about, plans| verb(name, about, plans, arguments, described);
     let reporting =
         |verb: Command| verb.args(REPORT_OPTIONS.iter().chain(PROBE_OPTIONS).map(|option| flags::argument(option, described).global(true)));
+    let showing = |name, about, options: &'static [Flag]| {
+        verb(name, about, true)
+            .args(options.iter().map(|option| flags::argument(option, described).global(true)))
+            .subcommand(flags::command("live", "What the kernel holds now, foreign rules included", [], described))
+    };
     Command::new("mesh-init")
         .version(env!("CARGO_PKG_VERSION"))
         .about("Installs and checks the packet filter rules that send a pod's traffic to its sidecar proxy")
         .after_help(
             "Drop-in for istio-iptables as `mesh-init istio-iptables FLAGS`, and under the program names istio-iptables and pilot-agent.\n\
              Drop-in for linkerd2-proxy-init as `mesh-init FLAGS`, and under the program names linkerd2-proxy-init and proxy-init.\n\
+             Drop-in for linkerd2-network-validator under that program name.\n\
              Exit codes: 0 done, 1 failed, 2 usage, 3 the kernel differs from the plan, 4 preflight found a blocker, 10 CAP_NET_ADMIN\n\
              missing, 11 refused in a user namespace, 12 no packet filter, 13 kernel feature missing, 14 rules kept changing, 15 a kernel on\n\
              which the proxy would hang. Drop-ins have the originals' codes.",
@@ -90,11 +109,12 @@ pub(super) fn own(arguments: &[OsString]) -> Command {
             "Take the mesh's rules out, mesh-init's and the original tool's, and nothing else; both meshes' by default (flags are taken and not looked at)",
             false,
         ))
-        .subcommand(
-            verb("dump", "Print the planned rules, or with `live` those that the kernel holds", true)
-                .args(DUMP_OPTIONS.iter().map(|option| flags::argument(option, described).global(true)))
-                .subcommand(flags::command("live", "What the kernel holds now, foreign rules included", [], described)),
-        )
+        .subcommand(showing("dump", "Print the planned rules, or with `live` those that the kernel holds", DUMP_OPTIONS))
+        .subcommand(showing(
+            "explain",
+            "Walk packets through the planned rules, or with `live` through those that the kernel holds, and say what becomes of them and why",
+            EXPLAIN_OPTIONS,
+        ))
 }
 
 /// A verb, with one command a mesh and our own options on all of them.
@@ -167,7 +187,7 @@ pub(super) fn answer(
             ExitCode::SUCCESS
         }
         ErrorKind::MissingSubcommand => {
-            refuse("a verb or a mesh is missing: mesh-init apply|verify|preflight|remove|dump istio|linkerd; see --help")
+            refuse("a verb or a mesh is missing: mesh-init apply|verify|preflight|remove|dump|explain istio|linkerd; see --help")
         }
         _ => refuse(&flags::one_line(error, arguments, tables)),
     }

@@ -8,6 +8,7 @@ mod check;
 mod dialect;
 mod dropin;
 mod dump;
+mod explain;
 mod failure;
 mod flags;
 mod help;
@@ -65,6 +66,7 @@ fn own(arguments: &[OsString]) -> ExitCode {
         ("verify", Some(mesh)) => verify::run(mesh, matches, &common, &session::environment),
         ("dump", mesh) => dump::run(mesh, matches, &common, &session::environment),
         ("preflight", mesh) => preflight::run(mesh, matches, &common, &session::environment),
+        ("explain", mesh) => explain::run(mesh, matches, &common, &session::environment),
         ("remove", mesh) => remove::run(mesh, &common),
         _ => Err(Failure::usage("a mesh is missing: istio or linkerd; see --help")),
     };
@@ -72,7 +74,7 @@ fn own(arguments: &[OsString]) -> ExitCode {
         Ok(code) => ExitCode::from(code as u8),
         Err(failure) => {
             tracing::error!("{failure}");
-            if verb != "dump" {
+            if !matches!(verb, "dump" | "explain") {
                 termination_log::write(&failure.to_string());
             }
             ExitCode::from(failure.code as u8)

@@ -22,7 +22,7 @@ use crate::mesh::flag::{BadValue, Flag, Kind, Origin};
 use crate::mesh::istio::{DnsCapture, InterceptionMode};
 use crate::mesh::value::socket_address;
 use crate::mesh::{Mesh, Plan};
-use crate::ruleset::walk::{Layers, Packet, Pod};
+use crate::ruleset::walk::{Layers, Packet, Pod, loopback};
 use crate::ruleset::{Family, IdRange, Protocol, Ruleset};
 
 /// What `apply` and `verify` take besides. The name of the time is one of Istio's too, with the same meaning.
@@ -225,7 +225,7 @@ impl Tries<'_> {
         }
         let family = rules.family;
         let to = SocketAddr::new(probe::passthrough(family), istio.iptables_probe_port);
-        let from = probe::loopback(family);
+        let from = loopback(family);
         let mut tcp = packet(Protocol::TCP, (uid, gid));
         tcp.source = Some(from);
         if let Ok(port) = goes_to(&Layers::of_plan(rules), pod, &mut tcp, to) {

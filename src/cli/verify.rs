@@ -1,5 +1,7 @@
 //! `mesh-init verify`: what the kernel holds, compared with the plan.
 
+use std::net::SocketAddr;
+
 use clap::ArgMatches;
 use tracing::warn;
 
@@ -10,7 +12,11 @@ use super::options::Common;
 use super::probe::{self, Probing};
 use super::report::Report;
 use super::session::{self, Environment, MeshOptions};
+use crate::host::connections::{Connection, connections};
+use crate::kernel::Drift;
 use crate::mesh::Mesh;
+use crate::ruleset::walk::{Layers, loopback};
+use crate::ruleset::{Hook, Ruleset};
 
 pub(super) fn run(mesh: Mesh, matches: &ArgMatches, common: &Common, environment: Environment<'_>) -> Result<Code, Failure> {
     let to = flags::read(REPORT_OPTIONS, matches, environment).get("report").text;
@@ -52,8 +58,12 @@ fn compare(mesh: Mesh, matches: &ArgMatches, common: &Common, environment: Envir
     let mut kernel = session::open_kernel(common, common.choice(options.preference()))?;
     let (plan, _) = session::plan(&options, common, Some(&mut kernel))?;
     let mut wanted = session::wanted(plan);
-    let (drift, settled) = kernel.check(&mut wanted)?;
+    let (mut drift, settled) = kernel.check(&mut wanted)?;
     session::close_kernel(kernel);
+    match connections(&|one| one.listens) {
+        Ok(found) => drift.extend(wanted.planned().flat_map(|plan| unheard(plan, &found)).map(Drift::Finding)),
+        Err(error) => warn!("where the proxy listens is not known: {error}"),
+    }
 
     session::announce(&settled);
     report.settled(&wanted, &settled);
@@ -72,4 +82,21 @@ fn compare(mesh: Mesh, matches: &ArgMatches, common: &Common, environment: Envir
         super::print(&words)?;
     }
     Ok(if drift.is_empty() { Code::Done } else { Code::Differs })
+}
+
+/// Ports to which connections are redirected on their way out, which leads to loopback, while a proxy listens on them at
+/// other addresses alone.
+fn unheard(plan: &Ruleset, listeners: &[Connection]) -> Vec<String> {
+    let loopback = loopback(plan.family);
+    let unheard = |port: u16| {
+        let mut there = listeners.iter().filter(|found| found.local.port() == port);
+        let elsewhere = there.clone().find(|found| found.local.is_ipv4() == loopback.is_ipv4() && !found.hears(loopback))?.local;
+        let text = || {
+            let to = SocketAddr::new(loopback, port);
+            let any = if loopback.is_ipv4() { "0.0.0.0" } else { "::" };
+            format!("unheard: connections are redirected to {to}, and the proxy listens on {elsewhere} alone; let it listen on {any}")
+        };
+        (!there.any(|found| found.hears(loopback))).then(text)
+    };
+    Layers::of_plan(plan).redirects(Hook::Output).into_iter().filter_map(unheard).collect()
 }

@@ -9,7 +9,7 @@ mod resolver;
 mod trouble;
 mod validator;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 pub use self::capture::{Arrival, Capture};
@@ -23,14 +23,6 @@ use crate::ruleset::routing::PASSTHROUGH_V6;
 
 /// How long to wait before looking again for what is nearly always there at once.
 const LOOK: Duration = Duration::from_millis(1);
-
-/// Where redirected traffic of the pod's own comes out.
-pub fn loopback(family: Family) -> IpAddr {
-    match family {
-        Family::V4 => Ipv4Addr::LOCALHOST.into(),
-        Family::V6 => Ipv6Addr::LOCALHOST.into(),
-    }
-}
 
 /// The address through which Istio's proxy passes connections on inside the pod.
 pub fn passthrough(family: Family) -> IpAddr {

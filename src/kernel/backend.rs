@@ -346,6 +346,11 @@ pub trait Backend {
     /// Forgets how to undo what was written.
     fn commit(&mut self);
 
+    /// Whether there were tables, when it was last read, in which no mesh's rules can be.
+    fn has_other_tables(&self) -> bool {
+        false
+    }
+
     /// All tables of nf_tables, foreign ones included, to be shown; none in another packet filter.
     fn tables(&mut self) -> Result<Vec<NftTable>, Error> {
         Ok(Vec::new())

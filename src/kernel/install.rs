@@ -8,6 +8,7 @@ use super::backend::{Backend, BackendName, Form, Look, WriteError};
 use super::choice::{Assignment, Choice, Next, Trial};
 use super::error::Error;
 use super::found::{Found, form_of, stays_with};
+use super::guard;
 use super::look::{lost_exemptions, warn_of_guards};
 use super::netlink::Socket;
 use super::route::{self, Ipv6State, RouteError};
@@ -120,7 +121,14 @@ impl Kernel {
         settled.families = found.compared_in(wanted, self.choice.only(), &self.targets(&families)?);
         settled.why = self.why(&found, wanted.mesh);
         settled.warnings.extend(self.notes());
-        Ok((found.drift(wanted, &settled.families), settled))
+        let mut drift = found.drift(wanted, &settled.families);
+        for taking in self.takings(wanted, Look::Everything)? {
+            match taking.is_certain {
+                true => drift.push(Drift::Finding(format!("foreign: {}", taking.text))),
+                false => settled.warnings.push(taking.text),
+            }
+        }
+        Ok((drift, settled))
     }
 
     /// Brings about what is wanted, but for IPv6 where there is none to speak of. On an error everything is as it was
@@ -159,6 +167,7 @@ impl Kernel {
                 None => self.look(wanted, look, &[], None)?,
             };
             let in_own_tables = |plan: &&Ruleset| form_of(&targets, plan.family) == Some(Form::MeshInit);
+            let has_others = guard::has_others(wanted.mesh, &found.held);
             let exemptions = lost_exemptions(wanted.mesh, wanted.planned().filter(in_own_tables), &found.held);
             let outcome = if found.is_as_wanted(wanted, &targets) {
                 Outcome::AlreadyInPlace
@@ -185,6 +194,12 @@ impl Kernel {
             }
             settled.why = refusal.map_or(why, |refusal| format!("{refusal}"));
             settled.warnings.extend(self.notes());
+            if has_others || self.backends.iter().any(|backend| backend.has_other_tables()) {
+                match self.takings(wanted, look) {
+                    Ok(takings) => settled.warnings.extend(takings.into_iter().map(|taking| taking.text)),
+                    Err(error) => debug!("whether foreign rules take packets away is not known: {error}"),
+                }
+            }
             return Ok((outcome, settled));
         }
     }

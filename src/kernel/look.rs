@@ -8,10 +8,12 @@ use tracing::{debug, warn};
 use super::backend::{BackendName, Form, Held, Look};
 use super::error::Error;
 use super::found::Found;
+use super::guard::{self, Taking};
 use super::install::Kernel;
 use super::netlink::Socket;
 use super::route::{self, OUR_PROTOCOL, RouteError, Stale};
 use super::wanted::Wanted;
+use crate::ruleset::walk::{Layers, Pod};
 use crate::ruleset::{Family, Mesh, NftTable, Ownership, Ruleset, TableName, Target, owner};
 
 /// What the packet filters hold.
@@ -23,10 +25,36 @@ pub struct Live {
     pub tables: Vec<NftTable>,
 }
 
+impl Live {
+    /// The rules of `family` in the order in which packets meet them.
+    pub fn layers(&self, family: Family) -> Layers<'_> {
+        Layers::new(family, self.legacy(family).map(|held| &held.ruleset), &self.tables)
+    }
+
+    /// What the legacy packet filter holds of `family`.
+    pub(super) fn legacy(&self, family: Family) -> Option<&Held> {
+        self.held.iter().find(|held| held.form == Form::Legacy && held.ruleset.family == family)
+    }
+}
+
 impl Kernel {
     /// The local addresses, in the kernel's order.
     pub fn addresses(&mut self) -> Result<Vec<IpAddr>, Error> {
         local_addresses(&mut self.route)
+    }
+
+    /// What matters to packets besides the rules: the local addresses, and the marks that have a route to lo.
+    pub fn pod(&mut self) -> Result<Pod, Error> {
+        let mut policy = Vec::new();
+        for family in Family::ALL {
+            let rules = route::rules(&mut self.route, family)?;
+            for found in rules.iter().filter_map(route::Rule::policy) {
+                if route::has_route(&mut self.route, &found)? {
+                    policy.push(found);
+                }
+            }
+        }
+        Ok(Pod { addresses: self.addresses()?, policy })
     }
 
     /// Reads everything that can differ. After the first look of a run, `searched` says where stale routing was looked for:
@@ -80,10 +108,20 @@ impl Kernel {
     /// Everything that the packet filters hold in tables that a mesh's rules may be in, foreign rules included; and all
     /// tables of nf_tables, to be shown.
     pub fn live(&mut self) -> Result<Live, Error> {
+        self.all(Look::Everything)
+    }
+
+    /// What in the packet filters takes packets away from what is wanted.
+    pub(super) fn takings(&mut self, wanted: &Wanted, look: Look) -> Result<Vec<Taking>, Error> {
+        let (live, pod) = (self.all(look)?, self.pod()?);
+        Ok(wanted.planned().flat_map(|plan| guard::takings(plan, &wanted.routing, &live, &pod)).collect())
+    }
+
+    fn all(&mut self, look: Look) -> Result<Live, Error> {
         let mut live = Live::default();
         for family in Family::ALL {
             for backend in &mut self.backends {
-                match backend.read(family, &[], Look::Everything) {
+                match backend.read(family, &[], look) {
                     Ok(held) => live.held.extend(held),
                     Err(error) if error.is_filter_absent() => debug!("{error}"),
                     Err(error) => return Err(error),

@@ -12,6 +12,7 @@ pub mod error;
 mod found;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+mod guard;
 mod install;
 pub mod legacy;
 mod look;

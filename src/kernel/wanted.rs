@@ -57,6 +57,8 @@ pub enum Drift {
     },
     /// A table or a chain that does not catch what it should.
     Fault(String),
+    /// Something else that keeps packets from the proxy, such as a foreign rule.
+    Finding(String),
     /// An address or a route that is wanted.
     Routing(RoutingDrift),
     /// The passthrough address, which is not wanted.
@@ -71,6 +73,7 @@ impl fmt::Display for Drift {
             Drift::Rule(difference) => difference.fmt(f),
             Drift::Elsewhere { form, difference } => write!(f, "{difference} (in {})", form.describe()),
             Drift::Fault(fault) => write!(f, "changed: {fault}"),
+            Drift::Finding(text) => f.write_str(text),
             Drift::Routing(drift) => drift.fmt(f),
             Drift::ExtraPassthrough => write!(f, "extra: address {}/128 on lo", crate::ruleset::routing::PASSTHROUGH_V6),
             Drift::ExtraPolicy(PolicyRoute { family, mark, table }) => {

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
-use super::{LOOK, Trouble, loopback};
+use super::{LOOK, Trouble};
 use crate::host::connections::connections;
 use crate::host::socket::{self, Handshake};
 use crate::ruleset::Family;
+use crate::ruleset::walk::loopback;
 
 /// The probe: a connection that the rules should redirect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,13 +53,11 @@ impl Capture {
             Ok(listener) => (Some(listener), None),
             Err(errno) => (None, Some(errno)),
         };
-        let others = connections(&|one| one.listens && one.local.port() == self.port);
-        // An IPv6 socket on all addresses gets IPv4 connections too, unless it says that it does not want them.
-        let hears = |local: SocketAddr| local.ip() == here.ip() || (local.ip().is_unspecified() && (local.is_ipv6() || here.is_ipv4()));
-        let uid = others.iter().find(|one| hears(one.local)).map(|one| one.uid);
+        let others = connections(&|one| one.listens && one.local.port() == self.port).unwrap_or_default();
+        let uid = others.iter().find(|one| one.hears(here.ip())).map(|one| one.uid);
         match (taken, uid) {
             (None, _) => {
-                let deaf = others.iter().find(|one| !hears(one.local) && one.local.is_ipv4() == here.is_ipv4());
+                let deaf = others.iter().find(|one| !one.hears(here.ip()) && one.local.is_ipv4() == here.is_ipv4());
                 if let Some(other) = deaf {
                     return Err(Trouble::NotOnLoopback { on: other.local, uid: other.uid, at: here });
                 }
@@ -77,7 +76,7 @@ impl Capture {
             if let Some(stream) = listener.as_ref().and_then(|listener| accept_from(listener, own)) {
                 return self.original(&stream);
             }
-            match connections(&|one| one.remote == own && !one.listens).first().map(|one| one.local.port()) {
+            match connections(&|one| one.remote == own && !one.listens).unwrap_or_default().first().map(|one| one.local.port()) {
                 Some(port) if port != self.port => return Err(Trouble::Astray { to: self.to, at: here, port }),
                 Some(_) if listener.is_none() => return Ok(Arrival::At { uid: uid.unwrap_or_default() }),
                 _ => {}

@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
-use super::{loopback, passthrough};
+use super::passthrough;
 use crate::host::socket::{self, Handshake};
 use crate::ruleset::Family;
+use crate::ruleset::walk::loopback;
 
 /// How often a connection is tried.
 const INTERVAL: Duration = Duration::from_secs(1);

@@ -11,9 +11,10 @@ use nix::errno::Errno;
 use nix::sys::socket::{SockaddrStorage, bind};
 use nix::unistd::{Uid, setfsuid};
 
-use super::{Trouble, loopback};
+use super::Trouble;
 use crate::host::socket;
 use crate::ruleset::Family;
+use crate::ruleset::walk::loopback;
 
 /// The probe: a query that the rules should redirect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

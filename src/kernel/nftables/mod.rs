@@ -25,6 +25,7 @@ mod tests;
 mod undo;
 mod view;
 
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -50,6 +51,8 @@ pub struct Nftables {
     last: Option<Seen>,
     /// The generation that the last batch made.
     written: Option<u32>,
+    /// Whether there were other tables when they were last read.
+    has_others: bool,
 }
 
 /// How long to wait before trying again what somebody else has changed; doubled each time.
@@ -69,7 +72,7 @@ enum Sent {
 impl Nftables {
     /// nf_tables, reached when it is first needed; nothing is waited for after `deadline`.
     pub fn new(deadline: Instant) -> Nftables {
-        Nftables { socket: None, deadline, journal: Vec::new(), last: None, written: None }
+        Nftables { socket: None, deadline, journal: Vec::new(), last: None, written: None, has_others: false }
     }
 
     fn socket(&mut self) -> Result<&mut Socket, NetlinkError> {
@@ -82,7 +85,14 @@ impl Nftables {
 
     /// What there is in the tables in which a mesh's rules may be.
     fn see(&mut self) -> Result<Seen, Error> {
-        Ok(Seen::new(self.snapshot_of(view::may_be_a_meshs)?)?)
+        let others = Cell::new(false);
+        let snapshot = self.snapshot_of(|family, name| {
+            let may_be_a_meshs = view::may_be_a_meshs(family, name);
+            others.set(others.get() || !may_be_a_meshs);
+            may_be_a_meshs
+        });
+        self.has_others = others.get();
+        Ok(Seen::new(snapshot?)?)
     }
 
     fn snapshot_of(&mut self, wanted: impl Fn(u8, &str) -> bool) -> Result<Snapshot, Error> {
@@ -256,6 +266,10 @@ impl Backend for Nftables {
 
     fn needs(&self, plan: &Ruleset) -> Vec<Need> {
         feature::needs(plan)
+    }
+
+    fn has_other_tables(&self) -> bool {
+        self.has_others
     }
 
     fn tables(&mut self) -> Result<Vec<NftTable>, Error> {

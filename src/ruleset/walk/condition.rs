@@ -189,6 +189,15 @@ impl Facts {
         }
     }
 
+    /// Why it is not known whether the condition holds.
+    pub(super) fn doubt(&self, condition: &Condition) -> String {
+        match condition {
+            Condition::InInterface(_) | Condition::OutInterface(_) => "and the packet's device is not given (dev NAME)".to_owned(),
+            Condition::Opaque(_) => "which mesh-init does not know".to_owned(),
+            _ => self.value(condition),
+        }
+    }
+
     /// What the packet has where the condition looks, in words.
     pub(super) fn value(&self, condition: &Condition) -> String {
         let address = |address: Option<IpAddr>| address.map_or_else(|| "unknown".to_owned(), |address| address.to_string());
@@ -196,7 +205,7 @@ impl Facts {
         let device = |device: &Device, way: &str| match device {
             Device::None => format!("has no device {way}"),
             Device::Named(name) => format!("{way} by {name}"),
-            Device::Some => format!("{way} by a device that is not given"),
+            Device::Some => format!("{way} by a device other than lo"),
         };
         let id = |id: Option<u32>, name: &str| id.map_or_else(|| "no socket".to_owned(), |id| format!("{name} {id}"));
         match condition {
@@ -213,7 +222,8 @@ impl Facts {
             Condition::Connmark(_) if !self.is_tracked => "not tracked yet".to_owned(),
             Condition::Connmark(_) => format!("connection mark {:#x}", self.connmark),
             Condition::State(_) => format!("state {}", self.state_now()),
-            Condition::Opaque(_) => "not known to mesh-init".to_owned(),
+            // Never the one that fails.
+            Condition::Opaque(_) => String::new(),
         }
     }
 }

@@ -3,7 +3,9 @@
 use crate::ruleset::layout::Seat;
 use crate::ruleset::nft_table::Place;
 use crate::ruleset::print::{iptables, nft};
-use crate::ruleset::{Condition, Family, Hook, Match, NftChain, NftRule, NftTable, Policy, Rule, Ruleset, Table, TableName, Target};
+use crate::ruleset::{
+    Condition, Family, Hook, Match, Mesh, NftChain, NftRule, NftTable, Ownership, Policy, Rule, Ruleset, Table, TableName, Target,
+};
 
 /// Where the kernel's own connection tracking stands at its hooks.
 #[doc(alias = "NF_IP_PRI_CONNTRACK")]
@@ -67,7 +69,7 @@ impl<'a> Layers<'a> {
                 add(&mut all, Source::Iptables(table), family, place, &chain.name, chain.rules.is_empty());
             }
         }
-        // Of those with one priority, the one that came last is asked first.
+        // Of a table's chains with one priority, the one that came last is asked first.
         for table in tables.iter().rev().filter(|table| !table.dormant && is_of(family, table.family)) {
             for chain in table.chains.iter().rev() {
                 let Some(place) = chain.place else { continue };
@@ -79,20 +81,42 @@ impl<'a> Layers<'a> {
         Layers { all }
     }
 
-    /// Whether tables of both packet filters have the same turn: which of them is asked first depends on which came first,
-    /// and the kernel does not tell.
-    pub(super) fn are_tied(&self) -> bool {
-        let key = |layer: &Layer<'_>| (layer.hook, layer.turn, layer.priority);
-        self.all.windows(2).any(|pair| key(&pair[0]) == key(&pair[1]) && pair[0].is_legacy() != pair[1].is_legacy())
+    /// Whether no packet meets any rule.
+    pub fn is_empty(&self) -> bool {
+        self.all.is_empty()
     }
 
-    /// Those at a hook, in turn; of those with the same turn the legacy ones first, or last.
-    pub(super) fn at(&self, hook: Hook, legacy_last: bool) -> Vec<&Layer<'a>> {
+    /// The ports that rules redirect to at a hook, each once.
+    pub fn redirects(&self, hook: Hook) -> Vec<u16> {
+        let rules = self.at(hook, 0).into_iter().flat_map(Layer::all_rules);
+        let mut ports = Vec::new();
+        for (_, rule) in rules {
+            if let Target::Redirect(port) = rule.target
+                && !ports.contains(&port)
+            {
+                ports.push(port);
+            }
+        }
+        ports
+    }
+
+    /// Those at a hook, in turn. Of tables with the same turn the one that came last is asked first. The kernel does not tell which
+    /// that is: each of them is the first at one `rotation`.
+    pub(super) fn at(&self, hook: Hook, rotation: usize) -> Vec<&Layer<'a>> {
         let mut layers: Vec<&Layer<'a>> = self.all.iter().filter(|layer| layer.hook == hook).collect();
-        if legacy_last {
-            layers.sort_by_key(|layer| (layer.turn, layer.priority, layer.is_legacy()));
+        if rotation > 0 {
+            for tied in layers.chunk_by_mut(|a, b| a.has_turn_of(b)) {
+                let tables: Vec<usize> = tied.chunk_by(|a, b| a.is_beside(b)).map(<[_]>::len).collect();
+                tied.rotate_left(tables[..rotation % tables.len()].iter().sum());
+            }
         }
         layers
+    }
+
+    /// How many tables have the same turn, at most.
+    pub(super) fn tied(&self) -> usize {
+        let tables = |tied: &[Layer<'a>]| tied.chunk_by(Layer::is_beside).count();
+        self.all.chunk_by(Layer::has_turn_of).map(tables).max().unwrap_or_default()
     }
 }
 
@@ -128,7 +152,20 @@ fn concerns(rule: &NftRule, family: Family) -> bool {
 pub(super) type Placed<'a> = (usize, &'a Rule);
 
 impl<'a> Layer<'a> {
-    pub(super) fn is_legacy(&self) -> bool {
+    fn has_turn_of(&self, other: &Layer<'_>) -> bool {
+        (self.hook, self.turn, self.priority) == (other.hook, other.turn, other.priority)
+    }
+
+    /// Whether it is in the same table.
+    fn is_beside(&self, other: &Layer<'_>) -> bool {
+        match (self.source, other.source) {
+            (Source::Nft(table), Source::Nft(other)) => std::ptr::eq(table, other),
+            (Source::Iptables(table), Source::Iptables(other)) => std::ptr::eq(table, other),
+            _ => false,
+        }
+    }
+
+    fn is_legacy(&self) -> bool {
         matches!(self.source, Source::Iptables(_))
     }
 
@@ -184,6 +221,39 @@ impl<'a> Layer<'a> {
             Source::Nft(table) => {
                 let rules = nft_chain(table, name).into_iter().flat_map(|chain| chain.rules.iter().enumerate());
                 rules.filter(|(_, rule)| concerns(rule, self.family)).map(|(index, rule)| (index, &rule.rule)).collect()
+            }
+        }
+    }
+
+    /// The rules of all chains that it leads to, its own first.
+    pub(super) fn all_rules(&self) -> Vec<Placed<'a>> {
+        let mut chains = vec![self.base];
+        let mut rules: Vec<Placed<'a>> = Vec::new();
+        let mut at = 0;
+        while let Some(chain) = chains.get(at) {
+            for (index, rule) in self.rules(chain) {
+                rules.push((index, rule));
+                if let Target::Jump(to) | Target::Goto(to) = &rule.target
+                    && let Some(name) = self.own_name(to).filter(|name| !chains.contains(name))
+                {
+                    chains.push(name);
+                }
+            }
+            at += 1;
+        }
+        rules
+    }
+
+    /// Whose a rule is.
+    pub(super) fn owner(&self, name: &str, index: usize, legacy: &[Ownership]) -> Option<Mesh> {
+        match self.source {
+            Source::Iptables(table) => {
+                let chain = table.chain(name)?;
+                legacy.iter().find(|owner| owner.owns_rule(table.name, chain, index)).map(Ownership::mesh)
+            }
+            Source::Nft(table) => {
+                let chain = nft_chain(table, name)?;
+                chain.owner.or(chain.rules.get(index)?.owner)
             }
         }
     }

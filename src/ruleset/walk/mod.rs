@@ -18,16 +18,18 @@
 mod condition;
 mod layer;
 mod packet;
+mod questions;
 
 pub use self::layer::{Layer, Layers};
-pub use self::packet::{APPLICATION, Packet, Pod, Way};
+pub use self::packet::{APPLICATION, Packet, Pod, Way, loopback};
+pub use self::questions::{Question, elsewhere, questions};
 
 use std::fmt;
 use std::net::IpAddr;
 
 use self::condition::{Device, Effect, Facts, Truth};
 use self::layer::CONNECTION_TRACKING;
-use super::{Family, Hook, Match, Rule, StateSet, Target};
+use super::{Family, Hook, Match, Mesh, Ownership, Rule, StateSet, Target};
 
 /// What becomes of a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +41,7 @@ pub enum Outcome {
         /// Where it was going.
         original: (Option<IpAddr>, Option<u16>),
     },
-    /// Handed to the transparent socket of that port, unchanged.
+    /// Handed to the transparent socket of that port, whatever its destination.
     Tproxied {
         /// The port.
         port: u16,
@@ -66,7 +68,7 @@ impl fmt::Display for Outcome {
                 write!(f, "sent to port {port}, original destination ")?;
                 packet::write_end(f, *address, *original)
             }
-            Outcome::Tproxied { port } => write!(f, "handed to the transparent socket of port {port}, unchanged"),
+            Outcome::Tproxied { port } => write!(f, "handed to the transparent socket of port {port}"),
             Outcome::Delivered => f.write_str("delivered as is"),
             Outcome::RoutedToLo { mark } => write!(f, "marked {mark:#x} and routed to lo"),
             Outcome::Forwarded => f.write_str("not for the pod: passed on, if it passes packets on"),
@@ -108,6 +110,24 @@ pub struct Visit<'a> {
     pub met: Met<'a>,
 }
 
+impl Visit<'_> {
+    /// Whether it matches, as far as is known.
+    pub fn may_match(&self) -> bool {
+        !matches!(self.met, Met::No(..))
+    }
+
+    /// Whose it is; `legacy` tells that of rules in the legacy packet filter.
+    pub fn owner(&self, legacy: &[Ownership]) -> Option<Mesh> {
+        self.layer.owner(self.chain, self.index, legacy)
+    }
+
+    /// Rule, chain, table and packet filter in words.
+    pub fn place(&self) -> String {
+        let Visit { layer, chain, index, rule, .. } = self;
+        format!("rule {} of {} {chain} ({}), {},", index + 1, layer.table(), layer.filter(), layer.text(rule))
+    }
+}
+
 /// Whether a rule matches.
 #[derive(Clone, Debug)]
 pub enum Met<'a> {
@@ -137,7 +157,7 @@ impl<'a> Walk<'a> {
     /// The rules that matched.
     pub fn matched(&self) -> impl Iterator<Item = &Visit<'a>> {
         self.steps.iter().filter_map(|step| match step {
-            Step::Rule(visit) if !matches!(visit.met, Met::No(..)) => Some(visit),
+            Step::Rule(visit) if visit.may_match() => Some(visit),
             _ => None,
         })
     }
@@ -211,7 +231,8 @@ struct Run<'a, 'p> {
     made: usize,
     reasons: Vec<String>,
     steps: Vec<Step<'a>>,
-    legacy_last: bool,
+    /// Which of the tables with the same turn is asked first.
+    rotation: usize,
     /// Whether the route that the kernel has found leads to lo.
     to_loopback: bool,
     /// Whether it has been decided if the connection's destination is translated, and its source.
@@ -232,14 +253,17 @@ impl<'a, 'p> Run<'a, 'p> {
             made: 0,
             reasons: Vec::new(),
             steps: Vec::new(),
-            legacy_last: false,
+            rotation: 0,
             to_loopback: false,
             is_decided: [false; 2],
             redirected: None,
             tproxied: None,
         };
-        if layers.are_tied() {
-            run.legacy_last = run.choose("which packet filter's table came first, of those with the same priority");
+        for rotation in 1..layers.tied() {
+            if run.choose("which table came last, of those with the same priority") {
+                run.rotation = rotation;
+                break;
+            }
         }
         run
     }
@@ -261,6 +285,8 @@ impl<'a, 'p> Run<'a, 'p> {
             Way::In => self.receive(device),
         };
         match end {
+            // A socket that a packet was given stays its own, wherever nat sends it then.
+            Ok(outcome) if self.tproxied.is_some() => outcome,
             Ok(outcome) => self.redirected.take().unwrap_or(outcome),
             Err(End::Unknown) => Outcome::DependsOn(Vec::new()),
             Err(End::Dropped) => Outcome::Dropped,
@@ -331,7 +357,7 @@ impl<'a, 'p> Run<'a, 'p> {
     fn hook(&mut self, hook: Hook) -> Result<(), End> {
         let side = usize::from(matches!(hook, Hook::Input | Hook::Postrouting));
         let layers = self.layers;
-        for layer in layers.at(hook, self.legacy_last) {
+        for layer in layers.at(hook, self.rotation) {
             self.facts.is_tracked |= layer.turn() > CONNECTION_TRACKING && self.facts.has_connection();
             if layer.is_nat && !self.asks_nat(side)? {
                 self.steps.push(Step::Skipped(layer));
@@ -444,7 +470,7 @@ impl<'a, 'p> Run<'a, 'p> {
         }
         let mut matches = true;
         if let Some(wanted) = unknown {
-            let reason = format!("{}, {}", visit.layer.match_text(visit.rule, wanted), self.facts.value(&wanted.condition));
+            let reason = format!("{}, {}", visit.layer.match_text(visit.rule, wanted), self.facts.doubt(&wanted.condition));
             matches = self.choose(reason.clone());
             visit.met = Met::Unknown { reason, taken_for: matches };
         }

@@ -109,9 +109,15 @@ impl Pod {
         address.is_loopback() || self.addresses.contains(&address)
     }
 
-    /// The first address of the family that others can reach.
+    /// The first address of the family that others can reach, those of the link last.
     pub fn address(&self, family: Family) -> Option<IpAddr> {
-        self.addresses.iter().copied().find(|address| is_of(family, *address) && !address.is_loopback() && *address != PASSTHROUGH_V6)
+        let mut others = self
+            .addresses
+            .iter()
+            .copied()
+            .filter(|address| is_of(family, *address) && !address.is_loopback() && *address != PASSTHROUGH_V6);
+        let first = others.clone().next();
+        others.find(|address| !matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())).or(first)
     }
 
     pub(super) fn routes_to_lo(&self, family: Family, mark: u32) -> bool {
@@ -119,12 +125,12 @@ impl Pod {
     }
 }
 
-fn is_of(family: Family, address: IpAddr) -> bool {
+pub(super) fn is_of(family: Family, address: IpAddr) -> bool {
     address.is_ipv4() == (family == Family::V4)
 }
 
 /// 127.0.0.1 or ::1.
-pub(super) fn loopback(family: Family) -> IpAddr {
+pub fn loopback(family: Family) -> IpAddr {
     match family {
         Family::V4 => Ipv4Addr::LOCALHOST.into(),
         Family::V6 => Ipv6Addr::LOCALHOST.into(),

@@ -155,10 +155,10 @@ fn what_is_not_known_is_said_unless_it_makes_no_difference() {
     let opaque = |name: &str| Opaque { name: name.to_owned(), revision: 0, data: vec![1] };
     let limit = || Match::from(Condition::Opaque(opaque("limit")));
     let mut plan = rules(TableName::Nat, "OUTPUT", vec![rule([limit()], Target::Return), rule([tcp()], Target::Redirect(1))]);
-    assert_eq!(outcome(&plan, "out tcp 10.0.0.1:443"), "depends on -m limit <revision 0, 1 bytes: 01>, not known to mesh-init");
+    assert_eq!(outcome(&plan, "out tcp 10.0.0.1:443"), "depends on -m limit <revision 0, 1 bytes: 01>, which mesh-init does not know");
     assert_eq!(outcome(&plan, "out udp 10.0.0.1:443"), "delivered as is");
     plan.table_mut(TableName::Nat).chain_mut("OUTPUT").rules[0] = rule([out_by("eth1").into()], Target::Return);
-    assert_eq!(outcome(&plan, "out tcp 10.0.0.1:443"), "depends on -o eth1, out by a device that is not given");
+    assert_eq!(outcome(&plan, "out tcp 10.0.0.1:443"), "depends on -o eth1, and the packet's device is not given (dev NAME)");
     assert_eq!(outcome(&plan, "out tcp 10.0.0.1:443 dev eth1"), "delivered as is");
     assert!(outcome(&plan, "out tcp 10.0.0.1:443 dev eth2").starts_with("sent to port 1"));
     assert!(outcome(&plan, "out tcp 10.9.0.2:443").starts_with("sent to port 1"));
@@ -196,6 +196,10 @@ fn a_mark_that_has_a_route_leads_to_lo() {
     let packet = "in tcp from 10.1.2.3 to :80".parse().unwrap();
     let plan = rules(TableName::Mangle, "PREROUTING", vec![rule([tcp()], Target::Tproxy { port: 9, mark })]);
     assert_eq!(walk(&Layers::of_plan(&plan), &packet, &pod).outcome, Outcome::Tproxied { port: 9 });
+    // The socket that a packet has been given stays its own, wherever it is sent then.
+    let mut both = plan;
+    both.table_mut(TableName::Nat).chain_mut("PREROUTING").rules.push(rule([tcp()], Target::Redirect(1)));
+    assert_eq!(walk(&Layers::of_plan(&both), &packet, &pod).outcome, Outcome::Tproxied { port: 9 });
 }
 
 #[test]
@@ -222,17 +226,27 @@ fn nat_chains_have_their_turn_together_in_the_order_of_their_priorities() {
     assert_eq!(walk(&layers, &packet, &pod()).outcome, Outcome::Dropped);
     let layers = Layers::new(Family::V4, None, &tables[..2]);
     assert!(matches!(walk(&layers, &packet, &pod()).outcome, Outcome::Redirected { port: 1, .. }));
-    // The last one that came with a priority is the first.
-    let tables = [1, 2].map(|port| nft(Hook::Output, "nat", -100, vec![rule([], Target::Redirect(port))]));
-    let layers = Layers::new(Family::V4, None, &tables);
-    assert!(matches!(walk(&layers, &packet, &pod()).outcome, Outcome::Redirected { port: 2, .. }));
-    // Which packet filter came first, nobody tells.
+}
+
+#[test]
+fn of_tables_with_one_priority_nobody_tells_which_came_last() {
+    let packet = "out tcp 10.0.0.1:443".parse().unwrap();
+    let outcome = |layers: &Layers<'_>| walk(layers, &packet, &pod()).outcome.to_string();
+    let table = |port| nft(Hook::Output, "nat", -100, vec![rule([], Target::Redirect(port))]);
+    let unknown = "depends on which table came last, of those with the same priority";
     let plan = rules(TableName::Nat, "OUTPUT", vec![rule([], Target::Redirect(1))]);
-    let one = [nft(Hook::Output, "nat", -100, vec![rule([], Target::Redirect(1))])];
-    let layers = Layers::new(Family::V4, Some(&plan), &one);
-    assert!(matches!(walk(&layers, &packet, &pod()).outcome, Outcome::Redirected { port: 1, .. }));
-    let layers = Layers::new(Family::V4, Some(&plan), &tables);
-    assert!(walk(&layers, &packet, &pod()).outcome.to_string().starts_with("depends on which packet filter's table came first"));
+    assert_eq!(outcome(&Layers::new(Family::V4, Some(&plan), &[table(2)])), unknown);
+    assert_eq!(outcome(&Layers::new(Family::V4, None, &[table(1), table(2)])), unknown);
+    let other = || nft(Hook::Output, "nat", -100, vec![rule([!Condition::Protocol(Protocol::TCP)], Target::Drop)]);
+    for tables in [[table(1), other(), table(2)], [other(), table(1), table(2)], [table(2), table(1), other()]] {
+        assert_eq!(outcome(&Layers::new(Family::V4, None, &tables)), unknown);
+    }
+    // Where it makes no difference, it does not matter.
+    assert!(outcome(&Layers::new(Family::V4, Some(&plan), &[table(1), other()])).starts_with("sent to port 1,"));
+    // Of one table's chains that is known.
+    let mut one = table(1);
+    one.chains.extend(table(2).chains.into_iter().map(|chain| NftChain { name: "d".into(), ..chain }));
+    assert!(outcome(&Layers::new(Family::V4, None, &[one])).starts_with("sent to port 2,"));
 }
 
 #[test]

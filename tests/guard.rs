@@ -1,0 +1,237 @@
+//! Foreign rules that take packets away from a mesh are named, whichever packet filter and table they are in: by `apply` in a
+//! warning, by `verify` as a difference. So is a proxy that does not hear what is redirected to it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
+
+mod common;
+
+use std::net::TcpListener;
+
+use common::{Namespace, Outcome, check_all};
+
+const ISTIO: [&str; 8] = ["-i", "*", "-b", "*", "-d", "15020", "-u", "1337"];
+
+fn pod() -> Namespace {
+    Namespace::pod(&["10.9.0.2/24", "2001:db8:9::2/64"])
+}
+
+fn run(pod: &Namespace, verb: &str, backend: &str, more: &[&str]) -> Outcome {
+    let words = [&[verb, "istio", "--dual-stack"], &ISTIO[..], more].concat();
+    pod.mesh_init(&words).env("MESH_INIT_BACKEND", backend).run()
+}
+
+fn lines(pod: &Namespace, lines: &[&str]) {
+    for line in lines {
+        pod.output(&line.split(' ').collect::<Vec<_>>());
+    }
+}
+
+/// Foreign rules, made after the mesh's or before, the words by which the guilty one is named, and where it is guilty.
+struct Case {
+    rules: &'static [&'static str],
+    named: &'static str,
+    /// By the backend that the mesh's rules are in: in one packet filter's table, order is all that counts.
+    legacy: Guilt,
+    nftables: Guilt,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Guilt {
+    Yes,
+    /// Which table of two is asked first is not known.
+    Maybe,
+    No,
+}
+
+use Guilt::{Maybe, No, Yes};
+
+const CASES: &[Case] = &[
+    Case {
+        rules: &["iptables-legacy -t nat -I OUTPUT -p tcp -j ACCEPT"],
+        named: "IPv4 rule 1 of nat OUTPUT (legacy), -p tcp -j ACCEPT,",
+        legacy: Yes,
+        nftables: No,
+    },
+    Case {
+        rules: &["ip6tables-legacy -t nat -I PREROUTING -p tcp --dport 8080 -j RETURN"],
+        named: "IPv6 rule 1 of nat PREROUTING (legacy), -p tcp -m tcp --dport 8080 -j RETURN,",
+        legacy: Yes,
+        nftables: No,
+    },
+    Case {
+        rules: &[
+            "iptables-legacy -t nat -N MINE",
+            "iptables-legacy -t nat -A MINE -p tcp -j REDIRECT --to-ports 9999",
+            "iptables-legacy -t nat -I PREROUTING -j MINE",
+        ],
+        named: "IPv4 rule 1 of nat MINE (legacy), -p tcp -j REDIRECT --to-ports 9999,",
+        legacy: Yes,
+        nftables: Maybe,
+    },
+    Case {
+        rules: &["iptables-legacy -t filter -A OUTPUT -p tcp --dport 15001 -j DROP"],
+        named: "IPv4 rule 1 of filter OUTPUT (legacy), -p tcp -m tcp --dport 15001 -j DROP,",
+        legacy: Yes,
+        nftables: Yes,
+    },
+    Case {
+        rules: &["iptables-legacy -t raw -A PREROUTING -p tcp -j DROP"],
+        named: "IPv4 rule 1 of raw PREROUTING (legacy), -p tcp -j DROP,",
+        legacy: Yes,
+        nftables: Yes,
+    },
+    Case {
+        rules: &["ip6tables-legacy -t filter -P INPUT DROP"],
+        named: "IPv6 the policy DROP of filter INPUT (legacy)",
+        legacy: Yes,
+        nftables: Yes,
+    },
+    Case {
+        rules: &["iptables-nft -t mangle -A OUTPUT -p tcp -d 192.0.2.0/24 -j DROP"],
+        named: "IPv4 rule 1 of ip mangle OUTPUT (nftables), -d 192.0.2.0/24 -p tcp -j DROP,",
+        legacy: Yes,
+        nftables: Yes,
+    },
+    Case {
+        rules: &[
+            "nft add table inet mine",
+            "nft add chain inet mine c { type nat hook output priority -150; }",
+            "nft add rule inet mine c ip daddr 192.0.2.1 tcp dport 443 redirect to :9999",
+        ],
+        named: "IPv4 rule 1 of inet mine c (nftables), ip daddr 192.0.2.1 tcp dport 443 redirect to :9999,",
+        legacy: Yes,
+        nftables: Yes,
+    },
+    Case {
+        rules: &[
+            "nft add table ip6 mine",
+            "nft add chain ip6 mine c { type filter hook input priority 5; }",
+            "nft add rule ip6 mine c tcp dport 15006 log drop",
+        ],
+        named: "IPv6 rule 1 of ip6 mine c (nftables)",
+        legacy: Yes,
+        nftables: Yes,
+    },
+];
+
+/// Foreign rules that take nothing away.
+const HARMLESS: &[&str] = &[
+    "iptables-legacy -t nat -A OUTPUT -p tcp -j ACCEPT",
+    "iptables-legacy -t nat -I OUTPUT -p udp --dport 31000 -j RETURN",
+    "iptables-legacy -t filter -A OUTPUT -j ACCEPT",
+    "iptables-legacy -t filter -A INPUT -p tcp --dport 23 -j DROP",
+    "ip6tables-nft -t mangle -A OUTPUT -p tcp -j ACCEPT",
+    "iptables-nft -t nat -A POSTROUTING -j MASQUERADE",
+    "nft add table inet mine",
+    "nft add chain inet mine c { type filter hook output priority 7; }",
+    "nft add rule inet mine c tcp dport 443 counter accept",
+];
+
+#[test]
+fn what_takes_packets_away_is_named() {
+    require_root!();
+    let cases: Vec<(&Case, &str, bool)> = CASES
+        .iter()
+        .flat_map(|case| [("legacy", true), ("legacy", false), ("nftables", true), ("nftables", false)].map(|(b, first)| (case, b, first)))
+        .collect();
+    let name = |(case, backend, first): &(&Case, &str, bool)| format!("{} by {backend}, first: {first}", case.named);
+    check_all(&cases, name, |(case, backend, first)| {
+        let pod = pod();
+        let mut problems = Vec::new();
+        if *first {
+            // What is appended stands behind the mesh's rules, once those are inserted behind what was there.
+            lines(&pod, case.rules);
+        }
+        let apply = run(&pod, "apply", backend, &[]);
+        if !*first {
+            lines(&pod, case.rules);
+        }
+        let guilt = if *backend == "legacy" { case.legacy } else { case.nftables };
+        let verify = run(&pod, "verify", backend, &[]);
+        let again = run(&pod, "apply", backend, &[]);
+        let (verb, example) = if guilt == Maybe { ("may take", "whether \"") } else { ("takes", " instead of sent to port 150") };
+        let says = |text: &str| {
+            text.contains(case.named) && text.contains(&format!(" {verb} packets away from the mesh: ")) && text.contains(example)
+        };
+        if (verify.code, says(&verify.stdout)) != (if guilt == Yes { 3 } else { 0 }, guilt == Yes) {
+            problems.push(verify.to_string());
+        }
+        let warns = |outcome: &Outcome| outcome.warnings().iter().any(|warning| says(warning));
+        if warns(&verify) != (guilt == Maybe) {
+            problems.push(verify.to_string());
+        }
+        for apply in [apply, again].iter().skip(usize::from(!*first)) {
+            if apply.code != 0 || warns(apply) != (guilt != No) {
+                problems.push(apply.to_string());
+            }
+        }
+        problems
+    });
+}
+
+#[test]
+fn what_takes_nothing_away_is_not_named() {
+    require_root!();
+    for backend in ["legacy", "nftables"] {
+        let pod = pod();
+        run(&pod, "apply", backend, &[]).expect(0);
+        lines(&pod, HARMLESS);
+        let verify = run(&pod, "verify", backend, &[]).expect(0);
+        assert!(!verify.text().contains("takes packets away") && verify.warnings().is_empty(), "{verify}");
+        let apply = run(&pod, "apply", backend, &[]).expect(0);
+        assert!(apply.warnings().is_empty(), "{apply}");
+    }
+}
+
+#[test]
+fn what_may_take_packets_away_is_a_warning_and_no_difference() {
+    require_root!();
+    let pod = pod();
+    run(&pod, "apply", "legacy", &[]).expect(0);
+    lines(&pod, &["iptables-legacy -t nat -I OUTPUT -p tcp -m statistic --mode random --probability 0.5 -j ACCEPT"]);
+    for verb in ["verify", "apply"] {
+        let outcome = run(&pod, verb, "legacy", &[]).expect(0);
+        let warnings = outcome.warnings();
+        assert!(warnings.len() == 1 && warnings[0].contains("IPv4 rule 1 of nat OUTPUT (legacy), -p tcp -m statistic"), "{outcome}");
+        assert!(warnings[0].contains(" is sent to port 15001, original destination 192.0.2.1:443 depends on -m statistic "), "{outcome}");
+    }
+}
+
+#[test]
+fn a_report_has_it_too() {
+    require_root!();
+    let pod = pod();
+    run(&pod, "apply", "nftables", &[]).expect(0);
+    lines(&pod, CASES[3].rules);
+    let verify = run(&pod, "verify", "nftables", &["--report=-"]).expect(3);
+    let report: serde_json::Value = serde_json::from_str(&verify.stdout).unwrap();
+    assert_eq!(report["outcome"], "differs");
+    assert!(report["differences"][0].as_str().unwrap().starts_with("foreign: IPv4 rule 1 of filter OUTPUT (legacy)"), "{report}");
+    let apply = run(&pod, "apply", "nftables", &["--report=-"]).expect(0);
+    let report: serde_json::Value = serde_json::from_str(&apply.stdout).unwrap();
+    assert!(report["warnings"][0].as_str().unwrap().contains("takes packets away"), "{report}");
+}
+
+#[test]
+fn a_proxy_that_does_not_hear_what_is_redirected_is_named() {
+    require_root!();
+    let pod = pod();
+    run(&pod, "apply", "nftables", &[]).expect(0);
+    let listen = |address: &str| pod.inside(|| TcpListener::bind(address).unwrap());
+    for (addresses, unheard) in [
+        (&["10.9.0.2:15001"][..], Some("127.0.0.1:15001, and the proxy listens on 10.9.0.2:15001 alone; let it listen on 0.0.0.0")),
+        (&["[2001:db8:9::2]:15001"], Some("[::1]:15001, and the proxy listens on [2001:db8:9::2]:15001 alone; let it listen on ::")),
+        (&["10.9.0.2:15001", "127.0.0.1:15001"], None),
+        (&["10.9.0.2:15006", "0.0.0.0:15001"], Some("127.0.0.1:15006, and the proxy listens on 10.9.0.2:15006 alone")),
+        (&["[::]:15001"], None),
+        (&["0.0.0.0:15001"], None),
+        (&["10.9.0.2:15002"], None),
+        (&[], None),
+    ] {
+        let _listeners: Vec<TcpListener> = addresses.iter().map(|address| listen(address)).collect();
+        let verify = run(&pod, "verify", "nftables", &[]);
+        assert_eq!(verify.code, if unheard.is_some() { 3 } else { 0 }, "{addresses:?}: {verify}");
+        let named = unheard.is_none_or(|text| verify.stdout.contains(&format!("unheard: connections are redirected to {text}")));
+        assert!(named && verify.stdout.contains("unheard") == unheard.is_some(), "{addresses:?}: {verify}");
+    }
+}

@@ -292,3 +292,25 @@ fn an_overlay_that_the_injector_fills_in_gets_no_command() {
     let pod = "apiVersion: v1\nkind: Pod\nspec:\n  initContainers:\n  - name: istio-init\n    image: x\n";
     assert!(!patched(pod, &[]).contains("args"));
 }
+
+#[test]
+fn what_comes_and_what_goes_may_be_neighbours() {
+    // The only field of a mapping goes and another comes; a key that is followed by a new one goes.
+    for (capabilities, after) in [
+        ("{add: [NET_RAW]}", "{drop: [ALL]}"),
+        ("{ \"add\" : [] , drop: [KILL, MKNOD] }", "{ \"add\" : [] , drop: [ALL] }"),
+        ("{add: [NET_RAW], keep: x}", "{drop: [ALL], keep: x}"),
+        ("\n        add: [NET_RAW]", "\n        drop:\n        - ALL"),
+        ("\n        add: [NET_RAW]\n        keep: x", "\n        drop:\n        - ALL\n        keep: x"),
+        ("\n        keep: x\n        add:\n        - NET_RAW", "\n        keep: x\n        drop:\n        - ALL"),
+    ] {
+        let pod = |capabilities: &str| {
+            format!(
+                "apiVersion: v1\nkind: Pod\nspec:\n  initContainers:\n  - name: istio-validation\n    args:\n    - istio-iptables\n    securityContext:\n      capabilities: {capabilities}\n"
+            )
+        };
+        let says = patched(&pod(capabilities), &[]);
+        let part = says.split_once("capabilities:").unwrap().1.split_once("\n      privileged:").unwrap().0;
+        assert_eq!(part.trim(), after.trim(), "{says}");
+    }
+}

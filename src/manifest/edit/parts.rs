@@ -24,6 +24,7 @@ impl Editor<'_> {
         if self.source.text[..end].ends_with('\n') { end } else { self.source.next_line(end) }
     }
 
+    /// Something between the brackets of the collection `id` whose parts are `parts`, behind the first `before` of them.
     pub(super) fn insert_flow(&mut self, id: Id, parts: &[Range<usize>], before: usize, text: String) {
         // What stands between parts: a space, or a line break and an indentation.
         let gap = |from: usize, to: usize| {
@@ -45,8 +46,17 @@ impl Editor<'_> {
         }
     }
 
-    /// Takes the lines of those parts of a block collection out that are `gone`; some part stays.
-    pub(super) fn remove_lines(&mut self, parts: &[Range<usize>], gone: &[bool]) {
+    /// Takes those parts out that are `gone`; some part stays.
+    pub(super) fn remove(&mut self, flow: bool, parts: &[Range<usize>], gone: &[bool]) {
+        if flow {
+            self.remove_flow(parts, gone);
+        } else {
+            self.remove_lines(parts, gone);
+        }
+    }
+
+    /// Takes the lines of those parts of a block collection out that are `gone`.
+    fn remove_lines(&mut self, parts: &[Range<usize>], gone: &[bool]) {
         for (part, _) in parts.iter().zip(gone).filter(|(_, gone)| **gone) {
             let end = self.behind(part.end);
             if !self.before(part.start).trim().is_empty() {
@@ -66,7 +76,7 @@ impl Editor<'_> {
     }
 
     /// Takes those parts of a flow collection out that are `gone`, each with one comma.
-    pub(super) fn remove_flow(&mut self, parts: &[Range<usize>], gone: &[bool]) {
+    fn remove_flow(&mut self, parts: &[Range<usize>], gone: &[bool]) {
         let mut at = 0;
         while at < parts.len() {
             if !gone[at] {

@@ -11,6 +11,8 @@ use crate::manifest::render::{self, Flow, Layout};
 use crate::manifest::source::{Id, Kind, Source, Style};
 use crate::manifest::value::{is_merge, key};
 
+type Fields = Map<String, Value>;
+
 /// Where a node stands.
 pub(super) enum Spot {
     /// It is the whole document.
@@ -45,7 +47,6 @@ impl<'a> Editor<'a> {
             Kind::Mapping { entries, flow: true } => {
                 entries.iter().all(|(key, _)| matches!(source.node(*key).kind, Kind::Scalar(_, Style::Double)))
             }
-            Kind::Sequence { flow, .. } => *flow,
             _ => false,
         };
         let newline = if crlf { "\r\n" } else { "\n" };
@@ -120,45 +121,55 @@ impl<'a> Editor<'a> {
     fn change(&mut self, id: Id, spot: &Spot, old: &Value, new: &Value) {
         match (&self.source.node(id).kind, old, new) {
             (Kind::Mapping { entries, flow }, Value::Object(old), Value::Object(new)) if !entries.is_empty() && !new.is_empty() => {
-                self.mapping(id, entries, *flow, old, new);
+                self.mapping(id, spot, entries, *flow, (old, new));
             }
             (Kind::Sequence { items, flow }, Value::Array(old), Value::Array(new)) if !items.is_empty() && !new.is_empty() => {
-                self.sequence(id, items, *flow, old, new);
+                self.sequence(id, spot, items, *flow, (old, new));
             }
             _ => self.replace(id, spot, new),
         }
     }
 
-    fn mapping(&mut self, id: Id, entries: &'a [(Id, Id)], flow: bool, old: &Map<String, Value>, new: &Map<String, Value>) {
+    fn mapping(&mut self, id: Id, spot: &Spot, entries: &'a [(Id, Id)], flow: bool, (old, new): (&Fields, &Fields)) {
         let source = self.source;
         let direct = entries.iter().enumerate().filter(|(_, (name, _))| !is_merge(source, *name));
         let own: HashMap<&str, usize> = direct.map(|(at, (name, _))| (key(source, *name), at)).collect();
-        let mut gone = vec![false; entries.len()];
+        let gone: Vec<bool> = entries
+            .iter()
+            .map(|(name, _)| !is_merge(source, *name) && old.contains_key(key(source, *name)) && !new.contains_key(key(source, *name)))
+            .collect();
+        if !gone.contains(&false) {
+            self.replace(id, spot, &Value::Object(new.clone()));
+            return;
+        }
         for (name, before) in old {
-            let Some(at) = own.get(name.as_str()).copied() else { continue };
-            match new.get(name) {
-                Some(after) if before == after => {}
-                Some(after) => {
-                    let (key, value) = entries[at];
-                    let spot = if flow {
-                        self.flow_spot(id, entries[0].0)
-                    } else {
-                        Spot::Value { key, column: self.column(source.node(key).outer) }
-                    };
-                    self.node(value, &spot, before, after);
-                }
-                None => gone[at] = true,
+            let (Some(at), Some(after)) = (own.get(name.as_str()), new.get(name)) else { continue };
+            if before != after {
+                let (key, value) = entries[*at];
+                let spot = if flow {
+                    Spot::Flow(self.flow_style(id, entries[0].0))
+                } else {
+                    Spot::Value { key, column: self.column(source.node(key).outer) }
+                };
+                self.node(value, &spot, before, after);
             }
         }
-        let keys: Vec<Range<usize>> = entries.iter().map(|(key, value)| source.node(*key).outer..self.entry_end(*key, *value)).collect();
-        if flow {
-            self.remove_flow(&keys, &gone);
-        } else {
-            self.remove_lines(&keys, &gone);
-        }
-        for (name, value) in new {
-            if !own.contains_key(name.as_str()) && old.get(name) != Some(value) {
-                self.insert_entry(id, entries, flow, &keys, name, value);
+        let parts: Vec<Range<usize>> = entries.iter().map(|(key, value)| source.node(*key).outer..self.entry_end(*key, *value)).collect();
+        self.remove(flow, &parts, &gone);
+        let kept = |at: &usize| !gone[*at];
+        let names: Vec<&str> = (0..entries.len()).filter(kept).map(|at| key(source, entries[at].0)).collect();
+        let parts: Vec<Range<usize>> = (0..entries.len()).filter(kept).map(|at| parts[at].clone()).collect();
+        // Into the order of the keys where they have one, else behind them all.
+        let ordered = entries.is_sorted_by_key(|(name, _)| key(source, *name));
+        for (name, value) in new.iter().filter(|(name, value)| !own.contains_key(name.as_str()) && old.get(*name) != Some(*value)) {
+            let before = if ordered { names.iter().take_while(|other| **other < name.as_str()).count() } else { names.len() };
+            if flow {
+                let text = render::entry(name, value, &self.flow_style(id, entries[0].0));
+                self.insert_flow(id, &parts, before, text);
+            } else {
+                let column = self.column(parts[0].start);
+                let text = self.layout().entry(name, value, column);
+                self.insert_line(&parts, before, column, text);
             }
         }
     }
@@ -175,11 +186,7 @@ impl<'a> Editor<'a> {
         self.source.text[at..].starts_with(':').then_some(at)
     }
 
-    /// A place in the flow collection `id`, whose first part is `first`.
-    fn flow_spot(&self, id: Id, first: Id) -> Spot {
-        Spot::Flow(self.flow_style(id, first))
-    }
-
+    /// How values are written in the flow collection `id`, whose first part is `first`.
     fn flow_style(&self, id: Id, first: Id) -> Flow {
         if !self.json {
             return Flow::Yaml;
@@ -196,24 +203,7 @@ impl<'a> Editor<'a> {
         Flow::Lines { newline: self.newline.to_owned(), indent: indent.to_owned(), unit: unit.to_owned() }
     }
 
-    fn insert_entry(&mut self, id: Id, entries: &'a [(Id, Id)], flow: bool, keys: &[Range<usize>], name: &str, value: &Value) {
-        let source = self.source;
-        let names: Vec<&str> = entries.iter().map(|(name, _)| key(source, *name)).collect();
-        // Into the order of the keys where they have one, else behind them all.
-        let ordered = names.is_sorted();
-        let before = if ordered { names.iter().take_while(|other| **other < name).count() } else { names.len() };
-        if flow {
-            let style = self.flow_style(id, entries[0].0);
-            let text = render::entry(name, value, &style);
-            self.insert_flow(id, keys, before, text);
-            return;
-        }
-        let column = self.column(keys[0].start);
-        let text = self.layout().entry(name, value, column);
-        self.insert_line(keys, before, column, text);
-    }
-
-    fn sequence(&mut self, id: Id, items: &'a [Id], flow: bool, old: &[Value], new: &[Value]) {
+    fn sequence(&mut self, id: Id, spot: &Spot, items: &'a [Id], flow: bool, (old, new): (&[Value], &[Value])) {
         let source = self.source;
         let mut parts: Vec<Range<usize>> = items.iter().map(|item| source.node(*item).outer..source.node(*item).span.end).collect();
         if !flow {
@@ -226,37 +216,37 @@ impl<'a> Editor<'a> {
             }
         }
         let mut gone = vec![false; items.len()];
-        let mut next = 0;
+        let mut kept = Vec::new();
+        let mut added = Vec::new();
         for fate in align(old, new) {
             match fate {
                 Fate::Kept { old: before, new: after } => {
                     let spot = if flow {
-                        self.flow_spot(id, items[0])
+                        Spot::Flow(self.flow_style(id, items[0]))
                     } else {
                         Spot::Item { dash: parts[before].start, column: self.column(parts[before].start) }
                     };
                     self.node(items[before], &spot, &old[before], &new[after]);
-                    next = before + 1;
+                    kept.push(parts[before].clone());
                 }
-                Fate::Removed { old } => {
-                    gone[old] = true;
-                    next = old + 1;
-                }
-                Fate::Added { new: added } if flow => {
-                    let text = render::flow(&new[added], &self.flow_style(id, items[0]));
-                    self.insert_flow(id, &parts, next, text);
-                }
-                Fate::Added { new: added } => {
-                    let column = self.column(parts[0].start);
-                    let text = self.layout().item(&new[added], column);
-                    self.insert_line(&parts, next, column, text);
-                }
+                Fate::Removed { old } => gone[old] = true,
+                Fate::Added { new } => added.push((kept.len(), new)),
             }
         }
-        if flow {
-            self.remove_flow(&parts, &gone);
-        } else {
-            self.remove_lines(&parts, &gone);
+        if kept.is_empty() {
+            self.replace(id, spot, &Value::Array(new.to_vec()));
+            return;
+        }
+        self.remove(flow, &parts, &gone);
+        for (before, at) in added {
+            if flow {
+                let text = render::flow(&new[at], &self.flow_style(id, items[0]));
+                self.insert_flow(id, &kept, before, text);
+            } else {
+                let column = self.column(kept[0].start);
+                let text = self.layout().item(&new[at], column);
+                self.insert_line(&kept, before, column, text);
+            }
         }
     }
 
@@ -277,6 +267,10 @@ impl<'a> Editor<'a> {
                     _ => render::flow(new, &Flow::Yaml),
                 };
                 self.push(start..node.span.end, text);
+            }
+            // What was written between brackets goes on to be; empty brackets stand for nothing.
+            (Kind::Mapping { entries, flow: true }, Spot::Value { .. } | Spot::Item { .. }) if !entries.is_empty() => {
+                self.push(start..node.span.end, render::flow(new, &Flow::Yaml));
             }
             (_, Spot::Flow(style)) => {
                 let space = if node.span.is_empty() { " " } else { "" };

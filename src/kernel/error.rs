@@ -311,7 +311,9 @@ fn nftables_hint(family: Option<Family>, cause: &NftCause) -> Option<String> {
             };
             Some(bring("nf_tables", &format!("CONFIG_NF_TABLES=y {of_family} CONFIG_NFT_NAT=y CONFIG_NFT_REDIR=y")))
         }
-        NftCause::Missing { option, .. } => Some(format!("build the kernel with {option}")),
+        NftCause::Missing { option, .. } => {
+            Some(format!("build the kernel with {}=y", option.replace(", ", "=y ").replace(" and ", "=y ")))
+        }
         NftCause::Busy => Some("find what leads to it with nft list ruleset, and take that out".to_owned()),
         NftCause::Owned(_) => Some("end that process".to_owned()),
         NftCause::TooLong => Some("raise net.core.wmem_max".to_owned()),

@@ -30,8 +30,13 @@ pub(super) fn of_plan(
     facts: &Facts<'_>,
 ) -> Result<(), Failure> {
     let machine = facts.machine;
-    let mut wanted = match session::plan(options, common, Some(&mut *kernel)) {
-        Ok((plan, _)) => session::wanted(plan),
+    let mut wanted = match session::planned(options, common, Some(&mut *kernel)) {
+        Ok((plan, _)) => {
+            for warning in &plan.warnings {
+                checks.add("plan", Verdict::Warning, warning, "");
+            }
+            session::wanted(plan)
+        }
         Err(failure) if failure.code == Code::Usage => return Err(failure),
         Err(failure) => {
             checks.failed("plan", Verdict::Blocker, &failure);

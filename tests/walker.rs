@@ -70,6 +70,43 @@ const PROXY_PORTS: [u16; 10] = [15_001, 15_006, 15_008, 15_020, 15_021, 15_090, 
 const UDP_PORTS: [u16; 3] = [53, 80, 443];
 const PROXY_UDP: [u16; 1] = [15_053];
 
+/// Foreign rules whose effect depends on how the kernel goes on in a hook once a packet has been redirected or marked, where
+/// chance would seldom find it.
+const TELLING: [&[&str]; 4] = [
+    &[
+        "iptables-legacy -t filter -A OUTPUT ! -o lo -p tcp --dport 15001 -j DROP",
+        "ip6tables-legacy -t filter -A OUTPUT -o lo -p tcp --dport 4140 -j DROP",
+    ],
+    &[
+        "iptables-nft -t filter -A OUTPUT -o lo -p tcp --dport 15001 -j DROP",
+        "ip6tables-nft -t filter -A OUTPUT ! -o lo -p tcp --dport 4140 -j DROP",
+    ],
+    &[
+        "iptables-legacy -t mangle -A POSTROUTING -o lo -p tcp --dport 15001 -j DROP",
+        "ip6tables-legacy -t filter -A INPUT -i lo -d ::1 -p tcp --dport 15006 -j DROP",
+        "ip6tables-legacy -t mangle -A POSTROUTING ! -o lo -p tcp --dport 4140 -j DROP",
+    ],
+    &[
+        "iptables-legacy -t mangle -A OUTPUT -p tcp --dport 15020 -j MARK --set-mark 9",
+        "ip6tables-legacy -t mangle -A OUTPUT -p tcp --dport 4190 -j MARK --set-mark 9",
+        "nft add table inet marks",
+        "nft add chain inet marks routed { type route hook output priority -140; }",
+        "nft add rule inet marks routed tcp dport 15021 meta mark set 9",
+        "nft add chain inet marks plain { type filter hook output priority -140; }",
+        "nft add rule inet marks plain tcp dport 15090 meta mark set 9",
+        "nft add chain inet marks late { type filter hook postrouting priority 0; }",
+        "nft add rule inet marks late oifname lo tcp dport 15020 meta mark 9 drop",
+    ],
+];
+
+/// Routes for the mark 9, which foreign rules set.
+const ROUTES: [&str; 4] = [
+    "ip rule add fwmark 9 lookup 199",
+    "ip route add local 0.0.0.0/0 dev lo table 199",
+    "ip -6 rule add fwmark 9 lookup 199",
+    "ip -6 route add local ::/0 dev lo table 199",
+];
+
 /// What is to be walked through: a mesh's flags, and foreign rules.
 #[derive(Debug)]
 struct Case {
@@ -94,6 +131,7 @@ impl Case {
                 foreign[random.below(2)].extend(rules);
             }
         }
+        foreign[1].extend(ROUTES.map(str::to_owned).into_iter().filter(|_| has_foreign));
         let variable = random.one_of(&["ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE", "ISTIO_OUTBOUND_OWNER_GROUPS"]);
         let groups = Some((variable, "7")).filter(|_| mesh == "istio" && random.once_in(4));
         Case { mesh, backend, flags, foreign, groups, seed: random.number() }
@@ -293,6 +331,13 @@ fn expected(answer: &Value, question: &Question) -> Vec<(String, String)> {
             vec![(whose(port()), if tells { format!(" instead of {original},") } else { String::new() })]
         }
         "tproxied" => vec![(whose(port()), to.ip().to_string())],
+        // What leaves by lo for its mark is for transparent sockets.
+        "routed-to-lo" if question.means == Means::Tcp && PROXY_PORTS.contains(&to.port()) => {
+            vec![(format!("the proxy on {} at {to}", to.port()), String::new())]
+        }
+        "routed-to-lo" => {
+            [SILENCE, "the application", "the proxy", "ConnectionRefused"].map(|start| (start.to_owned(), String::new())).into()
+        }
         "delivered" if is_own => vec![(whose(to.port()), String::new())],
         "delivered" => vec![(format!("the world on {} at {to}", to.port()), String::new())],
         "dropped" => [SILENCE, "PermissionDenied"].map(|silence| (silence.to_owned(), String::new())).into(),
@@ -403,12 +448,17 @@ fn packets_land_where_the_walker_says() {
     println!("MESH_INIT_SEED={seed}");
     let mut random = Random(seed);
     let count = std::env::var("MESH_INIT_CASES").map_or(48, |text| text.parse().unwrap());
-    let cases: Vec<Case> = (0..count)
+    let mut cases: Vec<Case> = (0..count)
         .map(|number| {
             let mesh = ["istio", "linkerd"][number / 2 % 2];
             Case::new(mesh, ["nftables", "legacy"][number % 2], number % 8 >= 4, random.number())
         })
         .collect();
+    for (rules, number) in TELLING.iter().flat_map(|rules| (0..4).map(move |number| (rules, number))) {
+        let mut case = Case::new(["istio", "linkerd"][number / 2], ["nftables", "legacy"][number % 2], false, random.number());
+        case.foreign[1] = rules.iter().chain(&ROUTES).map(|line| (*line).to_owned()).collect();
+        cases.push(case);
+    }
     let tally = Tally::default();
     check_all(&cases, Case::title, |case| check(case, &tally));
     let [answers, open, captured, dropped] =

@@ -198,6 +198,9 @@ fn foreign_rule(random: &mut Random, number: usize) -> Vec<String> {
         ("raw", "OUTPUT"),
         ("mangle", "POSTROUTING"),
     ]);
+    // Behind nat, packets go to the proxy's ports.
+    let is_behind = table == "filter" || hook == "POSTROUTING";
+    let port = if is_behind && protocol == "tcp" && random.once_in(2) { random.one_of(&[15_001, 15_006, 4140, 4143]) } else { port };
     let verdict = random.below(if table == "nat" { 4 } else { 3 });
     if random.once_in(3) {
         // A chain of nf_tables at any priority.

@@ -14,6 +14,8 @@ use crate::ruleset::{Mesh, Ownership, Policy, Routing, Rule, Ruleset, Target};
 /// What takes packets away, or may do so.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Taking {
+    /// The rule and where it is, or the policy.
+    place: String,
     /// In words, with the rule and an example.
     pub(super) text: String,
     /// Whether it does.
@@ -59,8 +61,8 @@ pub(super) fn takings(plan: &Ruleset, routing: &Routing, live: &Live, pod: &Pod)
         };
         for place in culprits(&there, &packet, pod, &found, &wanted, &is_foreign) {
             let text = format!("{} {place} {consequence}", plan.family);
-            if !takings.iter().any(|known| known.text.contains(&place)) {
-                takings.push(Taking { text, is_certain });
+            if !takings.iter().any(|known| known.place == place) {
+                takings.push(Taking { place, text, is_certain });
             }
         }
     }

@@ -139,6 +139,11 @@ impl AddressRange {
         self.last
     }
 
+    /// Whether `address` is in the range. Any address of IPv4 is less than any of IPv6.
+    pub fn contains(self, address: IpAddr) -> bool {
+        self.first <= address && address <= self.last
+    }
+
     /// The fewest networks that hold these addresses and no others.
     pub fn nets(self) -> Vec<IpNet> {
         match (self.first, self.last) {
@@ -199,7 +204,7 @@ impl AddressSet {
 
     /// Whether `address` is in the set.
     pub fn contains(&self, address: IpAddr) -> bool {
-        self.0.iter().any(|range| (range.first..=range.last).contains(&address))
+        self.0.iter().any(|range| range.contains(address))
     }
 }
 

@@ -86,7 +86,7 @@ impl Nftables {
     /// What there is in the tables in which a mesh's rules may be.
     fn see(&mut self) -> Result<Seen, Error> {
         let others = Cell::new(false);
-        let snapshot = self.snapshot_of(|family, name| {
+        let snapshot = self.snapshot_of(&|family, name| {
             let may_be_a_meshs = view::may_be_a_meshs(family, name);
             others.set(others.get() || !may_be_a_meshs);
             may_be_a_meshs
@@ -95,7 +95,7 @@ impl Nftables {
         Ok(Seen::new(snapshot?)?)
     }
 
-    fn snapshot_of(&mut self, wanted: impl Fn(u8, &str) -> bool) -> Result<Snapshot, Error> {
+    fn snapshot_of(&mut self, wanted: &dyn Fn(u8, &str) -> bool) -> Result<Snapshot, Error> {
         let deadline = self.deadline;
         let read = self.socket().and_then(|socket| read::snapshot(socket, deadline, wanted));
         read.map_err(|error| match error {
@@ -273,7 +273,7 @@ impl Backend for Nftables {
     }
 
     fn tables(&mut self) -> Result<Vec<NftTable>, Error> {
-        let everything = Seen::new(self.snapshot_of(|_, _| true)?)?;
+        let everything = Seen::new(self.snapshot_of(&|_, _| true)?)?;
         Ok(view::tables(&everything)?)
     }
 

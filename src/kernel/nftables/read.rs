@@ -124,10 +124,10 @@ pub(super) fn generation(socket: &mut Socket) -> Result<u32, NetlinkError> {
 
 /// Reads the tables that `wanted` chooses by family and name. If rules change meanwhile, everything is read again, until
 /// `deadline`.
-pub(super) fn snapshot(socket: &mut Socket, deadline: Instant, wanted: impl Fn(u8, &str) -> bool) -> Result<Snapshot, NetlinkError> {
+pub(super) fn snapshot(socket: &mut Socket, deadline: Instant, wanted: &dyn Fn(u8, &str) -> bool) -> Result<Snapshot, NetlinkError> {
     let mut before = generation(socket)?;
     loop {
-        let tables = match read_tables(socket, &wanted) {
+        let tables = match read_tables(socket, wanted) {
             // What was listed a moment ago has gone.
             Err(NetlinkError::Refused { errno: Errno::ENOENT, .. }) => None,
             tables => Some(tables?),
@@ -146,7 +146,7 @@ pub(super) fn snapshot(socket: &mut Socket, deadline: Instant, wanted: impl Fn(u
 }
 
 /// Reads the tables that `wanted` chooses, whatever generation each answer is of.
-pub(super) fn read_tables(from: &mut impl Lists, wanted: &impl Fn(u8, &str) -> bool) -> Result<Vec<TableData>, NetlinkError> {
+pub(super) fn read_tables(from: &mut impl Lists, wanted: &dyn Fn(u8, &str) -> bool) -> Result<Vec<TableData>, NetlinkError> {
     let mut tables = from.list(message::GETTABLE, &abi::head(abi::UNSPEC, 0), |_| {}, |message| parse_table(message, wanted))?;
     if tables.is_empty() {
         return Ok(tables);
@@ -171,7 +171,7 @@ fn family_of(message: &Message<'_>) -> u8 {
     message.payload.first().copied().unwrap_or_default()
 }
 
-fn parse_table(message: &Message<'_>, wanted: &impl Fn(u8, &str) -> bool) -> Result<Option<TableData>, Malformed> {
+fn parse_table(message: &Message<'_>, wanted: &dyn Fn(u8, &str) -> bool) -> Result<Option<TableData>, Malformed> {
     if message.kind != message::NEWTABLE {
         return Ok(None);
     }

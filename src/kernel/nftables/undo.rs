@@ -14,7 +14,7 @@ impl Nftables {
     pub(super) fn put_back(&mut self, before: &Snapshot) -> Result<(), Error> {
         let mut cautious = false;
         loop {
-            let now = self.snapshot_of(view::may_be_a_meshs)?;
+            let now = self.snapshot_of(&view::may_be_a_meshs)?;
             let batch = self.batch(&now, true, |batch| restore(batch, before, &now, cautious))?;
             let Some(batch) = batch else { return Ok(()) };
             match self.send(&batch).map_err(|error| write_error(error, "what was there before"))? {

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::ruleset::{Condition, Family, Match, PortRange, Protocol, StateSet};
+use crate::ruleset::{AddressRange, Condition, Family, Match, PortRange, Protocol, StateSet};
 
 use super::packet::{EPHEMERAL, Packet};
 
@@ -146,8 +146,8 @@ impl Facts {
 
     fn is(&self, condition: &Condition) -> Option<bool> {
         match condition {
-            Condition::Source(net) => self.source.map(|address| net.contains(&address)),
-            Condition::Destination(net) => self.destination.map(|address| net.contains(&address)),
+            Condition::Source(net) => self.source.map(|address| AddressRange::from(*net).contains(address)),
+            Condition::Destination(net) => self.destination.map(|address| AddressRange::from(*net).contains(address)),
             Condition::Sources(set) => self.source.map(|address| set.contains(address)),
             Condition::Destinations(set) => self.destination.map(|address| set.contains(address)),
             Condition::InInterface(interface) => self.in_device.is(interface.pattern()),

@@ -77,7 +77,6 @@ impl<'a> Layers<'a> {
                 add(&mut all, Source::Nft(table), family, place, &chain.name, is_idle);
             }
         }
-        all.sort_by_key(|layer| (layer.hook, layer.turn, layer.priority));
         Layers { all }
     }
 
@@ -132,7 +131,10 @@ fn add<'a>(all: &mut Vec<Layer<'a>>, source: Source<'a>, family: Family, place: 
         _ if is_nat => SOURCES,
         _ => priority,
     };
-    all.push(Layer { source, family, hook, turn, priority, is_nat, reroutes: kind == "route", drops, base });
+    let layer = Layer { source, family, hook, turn, priority, is_nat, reroutes: kind == "route", drops, base };
+    // There are few, and a sort is much code.
+    let place = all.iter().position(|other| layer.turn() < other.turn());
+    all.insert(place.unwrap_or(all.len()), layer);
 }
 
 fn is_of(family: Family, name: &str) -> bool {
@@ -152,8 +154,13 @@ fn concerns(rule: &NftRule, family: Family) -> bool {
 pub(super) type Placed<'a> = (usize, &'a Rule);
 
 impl<'a> Layer<'a> {
+    /// When it is asked: what orders layers.
+    fn turn(&self) -> (Hook, i32, i32) {
+        (self.hook, self.turn, self.priority)
+    }
+
     fn has_turn_of(&self, other: &Layer<'_>) -> bool {
-        (self.hook, self.turn, self.priority) == (other.hook, other.turn, other.priority)
+        self.turn() == other.turn()
     }
 
     /// Whether it is in the same table.
@@ -208,10 +215,6 @@ impl<'a> Layer<'a> {
     /// Whether its policy drops what comes to its end.
     pub fn drops(&self) -> bool {
         self.drops
-    }
-
-    pub(super) fn turn(&self) -> i32 {
-        self.turn
     }
 
     /// The rules of a chain that packets of the family meet.

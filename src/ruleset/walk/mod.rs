@@ -358,7 +358,7 @@ impl<'a, 'p> Run<'a, 'p> {
         let side = usize::from(matches!(hook, Hook::Input | Hook::Postrouting));
         let layers = self.layers;
         for layer in layers.at(hook, self.rotation) {
-            self.facts.is_tracked |= layer.turn() > CONNECTION_TRACKING && self.facts.has_connection();
+            self.facts.is_tracked |= layer.turn > CONNECTION_TRACKING && self.facts.has_connection();
             if layer.is_nat && !self.asks_nat(side)? {
                 self.steps.push(Step::Skipped(layer));
                 continue;

@@ -172,21 +172,20 @@ impl FromStr for Packet {
             match name {
                 "to" => (packet.destination, packet.destination_port) = end(value)?,
                 "from" => (packet.source, packet.source_port) = end(value)?,
-                "uid" if way == Way::Out => packet.uid = id("uid", value)?,
-                "gid" if way == Way::Out => packet.gid = id("gid", value)?,
+                "uid" if way == Way::Out => packet.uid = id(name, value)?,
+                "gid" if way == Way::Out => packet.gid = id(name, value)?,
                 "uid" | "gid" => return Err(format!("{name}: a packet that comes in has no owner here")),
                 "dev" => {
                     let device = Interface::new(value).filter(|device| !device.pattern().1);
-                    packet.device = Some(device.ok_or_else(|| format!("dev: {value:?} is not a device's name"))?.as_str().to_owned());
+                    packet.device = Some(device.ok_or_else(|| wrong(name, value, "is not a device's name"))?.as_str().to_owned());
                 }
                 "mark" => {
                     let mark = value.strip_prefix("0x").map_or_else(|| value.parse(), |digits| u32::from_str_radix(digits, 16));
-                    packet.mark = mark.map_err(|_| format!("mark: {value:?} is not a number of 32 bits (1337 or 0x539)"))?;
+                    packet.mark = mark.map_err(|_| wrong(name, value, "is not a number of 32 bits (1337 or 0x539)"))?;
                 }
                 _ => {
                     let state = StateSet::NAMES.into_iter().find(|(_, name)| name.eq_ignore_ascii_case(value));
-                    let state =
-                        state.ok_or_else(|| format!("state: {value:?} is none (new, established, related, invalid or untracked)"))?;
+                    let state = state.ok_or_else(|| wrong(name, value, "is none (new, established, related, invalid or untracked)"))?;
                     packet.state = state.0;
                 }
             }
@@ -258,7 +257,11 @@ fn id(name: &str, value: &str) -> Result<Option<u32>, String> {
     if value == "none" {
         return Ok(None);
     }
-    value.parse().map(Some).map_err(|_| format!("{name}: {value:?} is not a number of 32 bits, nor none"))
+    value.parse().map(Some).map_err(|_| wrong(name, value, "is not a number of 32 bits, nor none"))
+}
+
+fn wrong(name: &str, value: &str, problem: &str) -> String {
+    format!("{name}: {value:?} {problem}")
 }
 
 /// The words that describe it.

@@ -101,20 +101,39 @@ fn note_some(list: &mut Vec<IpAddr>, net: IpNet) {
     }
 }
 
+/// Collects questions, each packet once.
+#[derive(Default)]
+struct List {
+    questions: Vec<Question>,
+}
+
+impl List {
+    /// Asks of a packet of a user and a group to another host, or without them of one from another host, by a device or
+    /// any.
+    fn ask(
+        &mut self,
+        what: (&str, &str),
+        owner: Option<(u32, u32)>,
+        (protocol, address, port): (Protocol, IpAddr, u16),
+        device: Option<&String>,
+    ) {
+        let mut packet = match owner {
+            Some((uid, gid)) => Packet::out(protocol, address, port).by(uid, gid),
+            None => Packet::incoming(protocol, address, port),
+        };
+        packet.device = device.cloned();
+        if !self.questions.iter().any(|known| known.packet == packet) {
+            self.questions.push(Question { what: [what.0, what.1].concat(), packet });
+        }
+    }
+}
+
 /// The usual questions about the rules of `family`.
 pub fn questions(layers: &Layers<'_>, family: Family, pod: &Pod) -> Vec<Question> {
     let (out, incoming) = (Mentioned::at(layers, Hook::Output), Mentioned::at(layers, Hook::Prerouting));
     let far = elsewhere(family);
-    let is_ours = |address: &&IpAddr| is_of(family, **address);
-    // Which of them it is makes a difference only where a rule asks.
-    let usual = Some("eth0".to_owned()).filter(|_| !(out.devices.is_empty() && incoming.devices.is_empty()));
-    let mut questions: Vec<Question> = Vec::new();
-    let mut ask = |what: String, packet: Packet| {
-        let packet = Packet { device: packet.device.or_else(|| usual.clone()), ..packet };
-        if !questions.iter().any(|known| known.packet == packet) {
-            questions.push(Question { what, packet });
-        }
-    };
+    let of_family = |list: &[IpAddr]| -> Vec<IpAddr> { list.iter().copied().filter(|address| is_of(family, *address)).collect() };
+    let mut list = List::default();
     for (uid, gid) in out.owners() {
         let is_application = (uid, gid) == (APPLICATION, APPLICATION);
         let who = match (uid, gid) {
@@ -122,42 +141,48 @@ pub fn questions(layers: &Layers<'_>, family: Family, pod: &Pod) -> Vec<Question
             (APPLICATION, _) => format!("group {gid}"),
             _ => format!("user {uid}"),
         };
-        let send = |protocol, to, port| Packet::out(protocol, to, port).by(uid, gid);
-        ask(format!("{who} to another host"), send(Protocol::TCP, far, 443));
+        let mut ask = |whither, protocol, to, port, device| list.ask((&who, whither), Some((uid, gid)), (protocol, to, port), device);
+        ask(" to another host", Protocol::TCP, far, 443, None);
+        if let Some(own) = pod.address(family) {
+            ask(" to the pod's own address", Protocol::TCP, own, USUAL, None);
+        }
+        ask(" to loopback", Protocol::TCP, loopback(family), USUAL, None);
+        let mut servers = vec![far];
         if is_application {
-            for address in out.destinations.iter().filter(is_ours) {
-                ask(format!("{who} to {address}"), send(Protocol::TCP, *address, 443));
+            servers.extend(of_family(&out.destinations));
+            for address in &servers[1..] {
+                ask(" to a network that rules mention", Protocol::TCP, *address, 443, None);
             }
             for port in &out.ports {
-                ask(format!("{who} to port {port}"), send(Protocol::TCP, far, *port));
+                ask(" to a port that rules mention", Protocol::TCP, far, *port, None);
             }
             for device in &out.devices {
-                let packet = Packet { device: Some(device.clone()), ..send(Protocol::TCP, far, 443) };
-                ask(format!("{who} by {device}"), packet);
+                ask(" by a device that rules mention", Protocol::TCP, far, 443, Some(device));
             }
         }
-        if let Some(own) = pod.address(family) {
-            ask(format!("{who} to the pod's own address"), send(Protocol::TCP, own, USUAL));
-        }
-        ask(format!("{who} to loopback"), send(Protocol::TCP, loopback(family), USUAL));
-        let servers = out.destinations.iter().filter(is_ours).copied().filter(|_| is_application);
-        for server in [far].into_iter().chain(servers) {
-            ask(format!("{who} to DNS over UDP"), send(Protocol::UDP, server, DNS));
-            ask(format!("{who} to DNS over TCP"), send(Protocol::TCP, server, DNS));
+        for server in servers {
+            ask(" to DNS over UDP", Protocol::UDP, server, DNS, None);
+            ask(" to DNS over TCP", Protocol::TCP, server, DNS, None);
         }
     }
-    let receive = |protocol, from, port| Packet::incoming(protocol, from, port);
-    ask("another host to the pod".to_owned(), receive(Protocol::TCP, far, USUAL));
+    let mut ask = |whither, protocol, from, port, device| list.ask(("another host", whither), None, (protocol, from, port), device);
+    ask(" to the pod", Protocol::TCP, far, USUAL, None);
     for port in &incoming.ports {
-        ask(format!("another host to port {port}"), receive(Protocol::TCP, far, *port));
+        ask(" to a port that rules mention", Protocol::TCP, far, *port, None);
     }
-    for from in incoming.sources.iter().filter(is_ours) {
-        ask(format!("{from} to the pod"), receive(Protocol::TCP, *from, USUAL));
+    for from in of_family(&incoming.sources) {
+        ask(" from a network that rules mention", Protocol::TCP, from, USUAL, None);
     }
     for device in &incoming.devices {
-        let packet = Packet { device: Some(device.clone()), ..receive(Protocol::TCP, far, USUAL) };
-        ask(format!("another host by {device}"), packet);
+        ask(" by a device that rules mention", Protocol::TCP, far, USUAL, Some(device));
     }
-    ask("another host over UDP".to_owned(), receive(Protocol::UDP, far, DNS));
+    ask(" to the pod over UDP", Protocol::UDP, far, DNS, None);
+    let mut questions = list.questions;
+    // Which device it is makes a difference only where a rule asks.
+    if !out.devices.is_empty() || !incoming.devices.is_empty() {
+        for question in &mut questions {
+            question.packet.device.get_or_insert_with(|| "eth0".to_owned());
+        }
+    }
     questions
 }

@@ -121,10 +121,12 @@ fn each_state_of_privileges_is_told() {
             let found = found(without, 4);
             assert_blocked(&found, &["capability"]);
             assert!(found.evidence("capability").contains(why) && !found.remedy("capability").is_empty(), "{found:?}");
-            // Nothing that could not be asked is said to be well.
+            // Nothing that could not be asked is said to be well, nor to be in the way.
             found.expect("legacy-ipv4", "warning");
             assert!(found.evidence("legacy-ipv4").contains("unknown"), "{found:?}");
         }
+        let no_filter = pod.mesh_init(&ISTIO).backend(backend).with(Privilege::RootWithout).refusing(Refusal::no_filter(Level::V4));
+        assert_blocked(&checks(no_filter, 4), &["capability"]);
         assert_eq!(traces(&pod).0, Vec::<String>::new());
     }
 }
@@ -205,6 +207,11 @@ fn ipv6_that_is_left_out_is_a_warning() {
     found.expect("ipv6", "warning");
     found.expect("legacy-ipv4", "ok");
     found.expect("legacy-ipv6", "ok");
+    // What is in the way of IPv4 is in the way of nothing else.
+    let nothing = [Refusal::no_netfilter_netlink(), Refusal::no_filter(Level::V4), Refusal::no_filter(Level::V6)].concat();
+    let found = checks(pod.mesh_init(&LINKERD).backend("auto").refusing(nothing), 4);
+    assert_blocked(&found, &["nftables-ipv4", "legacy-ipv4"]);
+    found.expect("ipv6", "warning");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The one kernel setting that a mesh may change: how long connection tracking keeps a connection in CLOSE_WAIT.
 
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -21,7 +22,7 @@ pub fn set_close_wait_timeout(seconds: u32) -> Result<u32, Error> {
 
 /// Whether [`set_close_wait_timeout`] would succeed, as far as that can be told without setting anything.
 pub fn check_close_wait_timeout(seconds: u32) -> Result<(), Error> {
-    check(Path::new(ROOT), CLOSE_WAIT, seconds)
+    check(Path::new(ROOT), CLOSE_WAIT, seconds).map(drop)
 }
 
 fn file(root: &Path, name: &str) -> PathBuf {
@@ -34,24 +35,26 @@ fn read(root: &Path, name: &'static str) -> Result<u32, Error> {
 }
 
 fn set(root: &Path, name: &'static str, value: u32) -> Result<u32, Error> {
-    let before = read(root, name)?;
-    if before != value {
-        let written = writable(root, name).and_then(|mut open| io::Write::write_all(&mut open, value.to_string().as_bytes()));
-        written.map_err(|source| Error::Sysctl { doing: format!("write {value} to"), name, source })?;
+    let (before, file) = check(root, name, value)?;
+    if let Some(mut file) = file {
+        io::Write::write_all(&mut file, value.to_string().as_bytes()).map_err(|source| unwritten(name, value, source))?;
     }
     Ok(before)
 }
 
-fn check(root: &Path, name: &'static str, value: u32) -> Result<(), Error> {
-    if read(root, name)? != value {
-        writable(root, name).map_err(|source| Error::Sysctl { doing: format!("write {value} to"), name, source })?;
+/// What the setting is, and where it is to be written if that is not `value`. It is not created: what is not there
+/// cannot be set.
+fn check(root: &Path, name: &'static str, value: u32) -> Result<(u32, Option<File>), Error> {
+    let before = read(root, name)?;
+    if before == value {
+        return Ok((before, None));
     }
-    Ok(())
+    let opened = OpenOptions::new().write(true).open(file(root, name));
+    opened.map(|file| (before, Some(file))).map_err(|source| unwritten(name, value, source))
 }
 
-/// Not created: what is not there cannot be set.
-fn writable(root: &Path, name: &str) -> io::Result<std::fs::File> {
-    std::fs::OpenOptions::new().write(true).open(file(root, name))
+fn unwritten(name: &'static str, value: u32, source: io::Error) -> Error {
+    Error::Sysctl { doing: format!("write {value} to"), name, source }
 }
 
 /// What to do about a setting that cannot be read or written.

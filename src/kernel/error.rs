@@ -278,19 +278,14 @@ impl Error {
     }
 
     /// Adds what `other` finds missing in nf_tables to what this error says is missing there.
-    pub(super) fn add_missing(&mut self, other: Error) {
-        let (
-            Error::Nftables { cause: NftCause::Missing { feature, option, .. }, .. },
-            Error::Nftables { cause: NftCause::Missing { feature: more, option: by, .. }, .. },
-        ) = (self, other)
-        else {
-            return;
-        };
-        if !feature.contains(&more) {
-            *feature = format!("{feature}, {more}");
-        }
-        if !option.contains(&by) {
-            *option = format!("{option}, {by}");
+    pub(super) fn add_missing(&mut self, other: &Error) {
+        let Error::Nftables { cause: NftCause::Missing { feature, option, .. }, .. } = self else { return };
+        let Error::Nftables { cause: NftCause::Missing { feature: more, option: by, .. }, .. } = other else { return };
+        for (list, item) in [(feature, more), (option, by)] {
+            if !list.contains(item.as_str()) {
+                list.push_str(", ");
+                list.push_str(item);
+            }
         }
     }
 

@@ -6,7 +6,7 @@ use super::found::forms;
 use super::install::Kernel;
 use super::route;
 use super::wanted::Wanted;
-use crate::ruleset::{Family, NftTable, Ruleset};
+use crate::ruleset::{Family, NftTable};
 
 /// What the kernel could do with a plan.
 #[derive(Debug, Default)]
@@ -88,26 +88,26 @@ impl Kernel {
             }
         }
         let order = self.order_from(&forms(held, wanted.mesh));
-        let mut plans = wanted.rulesets.clone();
-        plans.retain(|plan| !plan.tables.is_empty());
         for backend in &order {
             let Some(filter) = self.backends.iter_mut().find(|filter| filter.name() == *backend) else { continue };
-            match filter.survey(wanted.mesh, &plans, means) {
+            match filter.survey(wanted.mesh, &wanted.rulesets, means) {
                 Ok(findings) => {
-                    for (plan, finding) in plans.iter().zip(findings) {
-                        let needs = filter.needs(plan);
-                        survey.answers.push(Answer { backend: *backend, family: plan.family, rules: plan.rule_count(), needs, finding });
+                    for (plan, finding) in wanted.rulesets.iter().zip(findings) {
+                        if !plan.tables.is_empty() {
+                            let (family, rules, needs) = (plan.family, plan.rule_count(), filter.needs(plan));
+                            survey.answers.push(Answer { backend: *backend, family, rules, needs, finding });
+                        }
                     }
                 }
                 Err(error) => survey.silent.push((*backend, error)),
             }
         }
-        survey.assign(&order, &plans);
-        let is_v6_nowhere = survey.assigned.contains(&(Family::V6, None)) && !survey.assigned.contains(&(Family::V4, None));
-        if is_v6_nowhere && survey.silent.is_empty() && self.without_ipv6(Family::V6)? {
+        let mut families: Vec<Family> = wanted.planned().map(|plan| plan.family).collect();
+        survey.assign(&order, &families);
+        if survey.assigned.contains(&(Family::V6, None)) && survey.silent.is_empty() && self.without_ipv6(Family::V6)? {
             survey.left_out = Some("no packet filter takes its rules, and the pod has no global IPv6 address");
-            plans.retain(|plan| plan.family == Family::V4);
-            survey.assign(&order, &plans);
+            families.retain(|family| *family == Family::V4);
+            survey.assign(&order, &families);
         }
         Ok(survey)
     }
@@ -116,22 +116,21 @@ impl Kernel {
 impl Survey {
     /// Finds out which packet filter would get the rules of which family: the first that takes all of them, or for each the
     /// first that takes its own.
-    fn assign(&mut self, order: &[BackendName], plans: &[Ruleset]) {
+    fn assign(&mut self, order: &[BackendName], families: &[Family]) {
+        let whole = self.first_for(order, families);
         self.assigned.clear();
-        for only in [None, Some(Family::V4), Some(Family::V6)] {
-            let families = || plans.iter().map(|plan| plan.family).filter(|family| only.is_none_or(|only| only == *family));
-            let takes = |backend: BackendName, family: Family| {
-                let mut answers = self.answers.iter().filter(|answer| (answer.backend, answer.family) == (backend, family));
-                answers.any(|answer| matches!(answer.finding, Finding::Takes(_)))
-            };
-            let taker = order.iter().copied().find(|backend| families().all(|family| takes(*backend, family)));
-            if only.is_some() || taker.is_some() {
-                self.assigned.extend(families().map(|family| (family, taker)));
-            }
-            if only.is_none() && taker.is_some() {
-                return;
-            }
+        for family in families {
+            self.assigned.push((*family, whole.or_else(|| self.first_for(order, &[*family]))));
         }
+    }
+
+    /// The first packet filter that takes the rules of all these families.
+    fn first_for(&self, order: &[BackendName], families: &[Family]) -> Option<BackendName> {
+        let takes = |backend: BackendName, family: Family| {
+            let is_asked_for = |answer: &&Answer| (answer.backend, answer.family) == (backend, family);
+            self.answers.iter().find(is_asked_for).is_some_and(|answer| matches!(answer.finding, Finding::Takes(_)))
+        };
+        order.iter().copied().find(|backend| families.iter().all(|family| takes(*backend, *family)))
     }
 
     /// The packet filter that would get the family's rules.

@@ -50,7 +50,7 @@ pub(super) fn of_plan(
     };
     ipv6(checks, &survey, needs_passthrough, machine);
     for answer in &survey.answers {
-        filter(checks, answer, &survey);
+        filter(checks, answer, &survey, facts.may_ask);
     }
     for (backend, error) in &survey.silent {
         for (family, _) in &survey.assigned {
@@ -83,47 +83,50 @@ fn name(backend: BackendName, family: Family) -> &'static str {
     }
 }
 
-/// What a packet filter says of a family's rules.
-fn filter(checks: &mut Checks, answer: &Answer, survey: &Survey) {
+/// What a packet filter says of a family's rules. What another one says of them is not known if it may not be asked.
+fn filter(checks: &mut Checks, answer: &Answer, survey: &Survey, may_ask: bool) {
     let name = name(answer.backend, answer.family);
     let is_left_out = answer.family == Family::V6 && survey.left_out.is_some();
     // Why nothing depends on the answer, if so.
     let needless = match survey.taker(answer.family) {
-        Some(taker) if taker != answer.backend => format!("not needed, since {taker} takes the rules: "),
-        None if is_left_out => "not needed, since IPv6 is left out: ".to_owned(),
+        Some(taker) if taker != answer.backend => format!("; not needed, since {taker} takes the rules"),
+        None if is_left_out => "; not needed, since IPv6 is left out".to_owned(),
         _ => String::new(),
     };
     let (mut verdict, mut remedy) = (Verdict::Ok, String::new());
     let evidence = match &answer.finding {
         Finding::Refuses(error) => {
-            (verdict, remedy) = (Verdict::Blocker, error.hint().unwrap_or_default());
+            verdict = if may_ask { Verdict::Blocker } else { Verdict::Warning };
+            remedy = error.hint().unwrap_or_default();
             error.to_string()
         }
         Finding::Takes(unasked) => {
             let (mut has, mut unknown) = (String::new(), String::new());
             for need in &answer.needs {
-                let list = if unasked.tables.contains(need) { &mut unknown } else { &mut has };
-                list.push_str(if list.is_empty() { " " } else { ", " });
+                let (list, word) = if unasked.tables.contains(need) { (&mut unknown, UNKNOWN) } else { (&mut has, "; has ") };
+                list.push_str(if list.is_empty() { word } else { ", " });
                 list.push_str(&need.to_string());
             }
             if unasked.untried {
-                unknown.push_str(" whether it agrees to the rules");
+                unknown.push_str("; unknown whether it agrees to the rules");
             }
-            let mut text = format!("takes the {} rules; has{has}", answer.rules);
             if !unknown.is_empty() {
                 verdict = Verdict::Warning;
-                // Tables are only there once they are asked for.
                 "apply finds it out, and changes nothing if the kernel does not have it".clone_into(&mut remedy);
-                text = format!("may take the {} rules; has{has}; unknown without asking for it:{unknown}", answer.rules);
             }
+            let takes = if unknown.is_empty() { "takes" } else { "may take" };
+            let text = format!("{takes} the {} rules{has}{unknown}", answer.rules);
             text
         }
     };
     if !needless.is_empty() {
         (verdict, remedy) = (Verdict::Ok, String::new());
     }
-    checks.add(name, verdict, &(needless + &evidence), &remedy);
+    checks.add(name, verdict, &(evidence + &needless), &remedy);
 }
+
+/// Tables are only there once they are asked for.
+const UNKNOWN: &str = "; unknown without asking for it: ";
 
 const IPV6: &str = "ipv6";
 

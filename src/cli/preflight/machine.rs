@@ -52,16 +52,20 @@ pub(super) fn unmapped(plan: &[Ruleset], machine: &Machine) -> Option<(&'static 
     // Without these files there are no user namespaces.
     let users = machine.text("thread-self/uid_map").ok()?;
     let groups = machine.text("thread-self/gid_map").ok()?;
-    for chain in plan.iter().flat_map(|rules| &rules.tables).flat_map(|table| &table.chains) {
-        for wanted in chain.rules.iter().flat_map(|rule| &rule.matches) {
-            let (kind, map, ids) = match wanted.condition {
-                Condition::Uid(ids) => ("user", &users, ids),
-                Condition::Gid(ids) => ("group", &groups, ids),
-                _ => continue,
-            };
-            for id in [ids.first, ids.last] {
-                if !user_namespace::is_mapped(map, id) {
-                    return Some((kind, id));
+    for table in plan.iter().flat_map(|rules| &rules.tables) {
+        for chain in &table.chains {
+            for rule in &chain.rules {
+                for wanted in &rule.matches {
+                    let (kind, map, ids) = match wanted.condition {
+                        Condition::Uid(ids) => ("user", &users, ids),
+                        Condition::Gid(ids) => ("group", &groups, ids),
+                        _ => continue,
+                    };
+                    for id in [ids.first, ids.last] {
+                        if !user_namespace::is_mapped(map, id) {
+                            return Some((kind, id));
+                        }
+                    }
                 }
             }
         }

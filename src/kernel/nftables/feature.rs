@@ -46,17 +46,20 @@ pub(super) fn needs(plan: &Ruleset) -> Vec<Need> {
         if table.name == TableName::Nat {
             names.push(NAT_CHAINS);
         }
-        for rule in table.chains.iter().flat_map(|chain| &chain.rules) {
-            names.push(match rule.target {
-                Target::Redirect(_) => "redir",
-                Target::Tproxy { .. } => "tproxy",
-                Target::CtZone(_) | Target::SaveMark | Target::RestoreMark => "ct",
-                _ => continue,
-            });
-        }
-        let conditions = table.chains.iter().flat_map(|chain| &chain.rules).flat_map(|rule| &rule.matches);
-        if conditions.map(|wanted| &wanted.condition).any(|condition| matches!(condition, Condition::Connmark(_) | Condition::State(_))) {
-            names.push("ct");
+        for chain in &table.chains {
+            for rule in &chain.rules {
+                names.push(match rule.target {
+                    Target::Redirect(_) => "redir",
+                    Target::Tproxy { .. } => "tproxy",
+                    Target::CtZone(_) | Target::SaveMark | Target::RestoreMark => "ct",
+                    _ => TABLES,
+                });
+                for wanted in &rule.matches {
+                    if matches!(wanted.condition, Condition::Connmark(_) | Condition::State(_)) {
+                        names.push("ct");
+                    }
+                }
+            }
         }
     }
     let mut needs: Vec<Need> = Vec::new();

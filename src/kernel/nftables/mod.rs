@@ -315,7 +315,7 @@ fn refused(errors: Vec<Error>, plans: &[Ruleset]) -> WriteError {
             }
             _ => match error.refused_family() {
                 Some(family) => match by_family.iter_mut().find(|(known, _)| *known == family) {
-                    Some((_, first)) => first.add_missing(error),
+                    Some((_, first)) => first.add_missing(&error),
                     None => by_family.push((family, error)),
                 },
                 None => return WriteError::Failed(error),

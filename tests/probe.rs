@@ -141,6 +141,21 @@ fn a_proxy_that_listens_is_tried_without_its_knowing() {
 }
 
 #[test]
+fn a_proxy_that_listens_without_rules_gets_nothing() {
+    require_root!();
+    let world = World::with(&[Family::V4]);
+    let (uid, gid) = ISTIO_PROXY;
+    let proxy = world.pod.inside_as(uid, gid, || listener(at(ANY[0], 15001), false));
+    let outcome = run(&world, "legacy", "verify", &ISTIO, &["--probe", "--probe-timeout", "200ms"]).expect(3);
+    assert_says(&outcome, &["probe: failed: IPv4: "]);
+    assert_eq!(proxy.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+    apply(&world, "legacy", &[&ISTIO[..], &["-p", "15009"]].concat());
+    let outcome = run(&world, "legacy", "verify", &ISTIO, &["--probe", "--probe-timeout", "200ms"]).expect(3);
+    assert_says(&outcome, &["what was sent to 192.0.2.1:15002 did not arrive at 127.0.0.1:15001: ECONNREFUSED"]);
+    assert_eq!(world.out().further, 0);
+}
+
+#[test]
 fn one_listener_for_both_families_is_enough() {
     require_root!();
     let world = World::new();
@@ -151,38 +166,48 @@ fn one_listener_for_both_families_is_enough() {
     assert_eq!(outcome.stdout.matches("where user 1337 listens already").count(), 2, "{outcome}");
 }
 
+/// A pod with Istio's rules for IPv4.
+fn istio_pod() -> World {
+    let world = World::with(&[Family::V4]);
+    apply(&world, "legacy", &ISTIO);
+    world
+}
+
 #[test]
 fn a_port_that_somebody_else_has_is_named() {
     require_root!();
-    let world = World::with(&[Family::V4]);
-    apply(&world, "legacy", &ISTIO);
-    {
-        let _other = world.pod.inside(|| listener(at(ANY[0], 15001), false));
-        let outcome = verify(&world, "legacy", &ISTIO, 1);
-        assert_says(&outcome, &["arrived at port 15001, but user 0 listens there, who is not the proxy's"]);
-        // With TPROXY the proxy is root, and known by its group.
-        let tproxy = [&ISTIO[..], &["-m", "TPROXY"]].concat();
-        apply(&world, "legacy", &tproxy);
-        assert_says(&verify(&world, "legacy", &tproxy, 0), &["arrived at port 15001, where user 0 listens already"]);
-        apply(&world, "legacy", &ISTIO);
-    }
-    {
-        // Bound, and nobody there.
-        let _held = world.pod.inside(|| {
-            use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, socket};
-            let fd = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
-            bind(std::os::fd::AsRawFd::as_raw_fd(&fd), &SockaddrStorage::from(at(HERE[0], 15001))).unwrap();
-            fd
-        });
-        assert_says(&verify(&world, "legacy", &ISTIO, 1), &["127.0.0.1:15001 is taken by a program that does not listen there"]);
-    }
-    {
-        let (uid, gid) = ISTIO_PROXY;
-        let _deaf = world.pod.inside_as(uid, gid, || listener(at(World::POD[0], 15001), false));
-        let outcome = run(&world, "legacy", "verify", &ISTIO, &["--probe"]);
-        assert_ne!(outcome.code, 0, "{outcome}");
-        assert_says(&outcome, &["user 1337 that listens on 10.9.0.2:15001", "let it listen on loopback too"]);
-    }
+    let world = istio_pod();
+    let _other = world.pod.inside(|| listener(at(ANY[0], 15001), false));
+    let outcome = verify(&world, "legacy", &ISTIO, 1);
+    assert_says(&outcome, &["arrived at port 15001, but user 0 listens there, who is not the proxy's"]);
+    // With TPROXY the proxy is root, and known by its group.
+    let tproxy = [&ISTIO[..], &["-m", "TPROXY"]].concat();
+    apply(&world, "legacy", &tproxy);
+    assert_says(&verify(&world, "legacy", &tproxy, 0), &["arrived at port 15001, where user 0 listens already"]);
+}
+
+#[test]
+fn a_port_that_is_bound_and_not_listened_on_is_named() {
+    require_root!();
+    let world = istio_pod();
+    let _held = world.pod.inside(|| {
+        use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, socket};
+        let fd = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+        bind(std::os::fd::AsRawFd::as_raw_fd(&fd), &SockaddrStorage::from(at(HERE[0], 15001))).unwrap();
+        fd
+    });
+    assert_says(&verify(&world, "legacy", &ISTIO, 1), &["127.0.0.1:15001 is taken by a program that does not listen there"]);
+}
+
+#[test]
+fn a_proxy_that_does_not_listen_on_loopback_is_named() {
+    require_root!();
+    let world = istio_pod();
+    let (uid, gid) = ISTIO_PROXY;
+    let _deaf = world.pod.inside_as(uid, gid, || listener(at(World::POD[0], 15001), false));
+    let words = ["user 1337 that listens on 10.9.0.2:15001", "let it listen on loopback too"];
+    assert_says(&verify(&world, "legacy", &ISTIO, 3), &words);
+    assert_says(&run(&world, "legacy", "apply", &ISTIO, &["--probe"]).expect(1), &words);
 }
 
 #[test]

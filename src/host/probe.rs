@@ -15,7 +15,7 @@ use std::time::Duration;
 pub use self::capture::{Arrival, Capture};
 pub use self::passthrough::{Passthrough, PassthroughError};
 pub use self::resolver::{Answer, AnsweringSockets, Resolver};
-pub use self::trouble::Trouble;
+pub use self::trouble::{Trouble, Why};
 pub use self::validator::{Invalid, Validator};
 use super::socket;
 use crate::ruleset::Family;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc::{self, c_int};
-use nix::sys::socket::sockopt::{Ip6tOriginalDst, OriginalDst, SendTimeout};
+use nix::sys::socket::sockopt::{Ip6tOriginalDst, OriginalDst, ReceiveTimeout, SendTimeout};
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, connect, getsockopt, listen, setsockopt, socket,
 };
@@ -62,23 +62,30 @@ pub(super) fn accept(listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> 
     Some((stream, peer))
 }
 
-/// How the other end learns of a connection.
+/// How far a connection goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Handshake {
-    /// In full.
+    /// To its end.
     Full,
-    /// The last step is left out for as long as the kernel delays it, a fifth of a second: a server that listens has a
-    /// connection in the making, of which its program hears nothing if it is reset before.
-    #[doc(alias = "TCP_DEFER_ACCEPT")]
-    Unfinished,
+    /// Its first packet is sent, and no answer heard. A server has a connection in the making then, of which its program
+    /// does not hear.
+    First,
 }
 
-/// Connects within `timeout`.
+/// Makes a socket deaf: it hears packets only that have as many hops left as nobody sends them with.
+#[doc(alias("IP_MINTTL", "IPV6_MINHOPCOUNT"))]
+fn deafen(fd: &impl AsFd, is_ipv4: bool) -> Result<(), Errno> {
+    let (level, name) = if is_ipv4 { (libc::IPPROTO_IP, libc::IP_MINTTL) } else { (libc::IPPROTO_IPV6, libc::IPV6_MINHOPCOUNT) };
+    set(fd, level, name, &[255])
+}
+
+/// Connects within `timeout`; does not wait where only the first packet is sent.
 pub(super) fn dial(from: Option<IpAddr>, to: SocketAddr, handshake: Handshake, timeout: Duration) -> Result<TcpStream, Errno> {
-    let fd = open(SockType::Stream, to.is_ipv4(), SockFlag::empty())?;
+    let flags = if handshake == Handshake::First { SockFlag::SOCK_NONBLOCK } else { SockFlag::empty() };
+    let fd = open(SockType::Stream, to.is_ipv4(), flags)?;
     reset_on_close(&fd)?;
-    if handshake == Handshake::Unfinished {
-        set(&fd, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, &[1])?;
+    if handshake == Handshake::First {
+        deafen(&fd, to.is_ipv4())?;
     }
     // It limits connect too. 0 would mean for ever.
     let millis = i64::try_from(timeout.as_millis()).unwrap_or(i64::MAX).max(1);
@@ -87,14 +94,20 @@ pub(super) fn dial(from: Option<IpAddr>, to: SocketAddr, handshake: Handshake, t
         bind(fd.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(from, 0)))?;
     }
     match connect(fd.as_raw_fd(), &SockaddrStorage::from(to)) {
+        Err(Errno::EINPROGRESS) if handshake == Handshake::First => Ok(TcpStream::from(fd)),
         Err(Errno::EINPROGRESS) => Err(Errno::ETIMEDOUT),
         result => result.map(|()| TcpStream::from(fd)),
     }
 }
 
+/// How long a UDP socket waits for something to receive.
+const RECEIVING: i64 = 20;
+
 /// A UDP socket that is nowhere yet.
 pub(super) fn udp(is_ipv4: bool) -> Result<OwnedFd, Errno> {
-    open(SockType::Datagram, is_ipv4, SockFlag::empty())
+    let fd = open(SockType::Datagram, is_ipv4, SockFlag::empty())?;
+    setsockopt(&fd, ReceiveTimeout, &TimeVal::milliseconds(RECEIVING))?;
+    Ok(fd)
 }
 
 /// A UDP socket that talks with `to` alone and hears of errors on the way. Nothing is sent: without a route it fails.
@@ -138,6 +151,7 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use super::*;
+    use crate::host::connections::connections;
     use crate::host::testing::in_new_namespace;
 
     const HERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15001);
@@ -160,14 +174,17 @@ mod tests {
     }
 
     #[test]
-    fn a_server_never_hears_of_an_unfinished_handshake() {
+    fn a_server_never_hears_of_a_first_packet_alone() {
         in_new_namespace("socket handshake", |_| {
-            let server = listen_on(HERE, false).unwrap();
-            drop(dial(None, HERE, Handshake::Unfinished, PATIENCE).unwrap());
-            // Whatever comes first was sent first.
-            let second = dial(None, HERE, Handshake::Full, PATIENCE).unwrap();
-            assert_eq!(accept(&server).unwrap().1, second.local_addr().unwrap());
-            assert!(accept(&server).is_none());
+            for here in [HERE, "[::1]:15001".parse().unwrap()] {
+                let server = listen_on(here, false).unwrap();
+                let first = dial(None, here, Handshake::First, PATIENCE).unwrap();
+                let second = dial(None, here, Handshake::Full, PATIENCE).unwrap();
+                assert_eq!(accept(&server).unwrap().1, second.local_addr().unwrap());
+                assert!(accept(&server).is_none());
+                let own = first.local_addr().unwrap();
+                assert_eq!(connections(&|one| one.remote == own && one.local == here).unwrap().len(), 1);
+            }
         });
     }
 

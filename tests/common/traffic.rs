@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::socket::sockopt::{Ip6tOriginalDst, IpTransparent, Ipv6V6Only, OriginalDst, ReuseAddr};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, getsockopt, listen, setsockopt, socket};
@@ -176,15 +176,19 @@ pub(crate) fn original_destination(stream: &TcpStream, local: SocketAddr) -> Opt
 }
 
 impl Namespace {
-    /// Binds a TCP port without SO_REUSEADDR, which would overlook a connection in TIME_WAIT.
+    /// Binds a TCP port without SO_REUSEADDR, which would overlook a connection in TIME_WAIT. That would be there for a
+    /// minute; a process that another test is just starting may have a copy of a socket of ours for a moment.
     #[track_caller]
     pub(crate) fn bind_at_once(&self, address: SocketAddr) {
         let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-        let bound = self.inside(|| {
+        let give_up = Instant::now() + PATIENCE;
+        let bound = || {
             let fd: OwnedFd = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
             bind(std::os::fd::AsRawFd::as_raw_fd(&fd), &SockaddrStorage::from(address))
-        });
-        bound.unwrap_or_else(|errno| panic!("{address} cannot be bound: {errno}"));
+        };
+        while let Err(errno) = self.inside(bound) {
+            assert!(Instant::now() < give_up, "{address} cannot be bound: {errno}");
+        }
     }
 
     /// Connects over TCP as `who` and returns what the server at the other end saw.

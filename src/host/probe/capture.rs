@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
-use super::{LOOK, Trouble};
+use super::{LOOK, Trouble, Why};
 use crate::host::connections::connections;
 use crate::host::socket::{self, Handshake};
 use crate::ruleset::Family;
@@ -41,71 +41,74 @@ pub enum Arrival {
     },
 }
 
+/// How long the reason is looked for why nothing arrived.
+const REASON: Duration = Duration::from_secs(1);
+
 impl Capture {
     /// Listens where the proxy will, connects, and waits for the connection. Where somebody listens already, the kernel is
     /// asked instead where the connection is, and that somebody does not hear of it.
     pub fn run(&self) -> Result<Arrival, Trouble> {
+        let family = if self.to.is_ipv4() { Family::V4 } else { Family::V6 };
+        let at = SocketAddr::new(loopback(family), self.port);
+        self.arrive(at).map_err(|why| Trouble { to: self.to, at, timeout: self.timeout, why })
+    }
+
+    /// Does so; `here` is where the connection has to arrive.
+    fn arrive(&self, here: SocketAddr) -> Result<Arrival, Why> {
         let deadline = Instant::now() + self.timeout;
-        let here = self.here();
         // A socket for datagrams finds the way and sends nothing.
-        socket::connected_udp(self.to).map_err(|errno| Trouble::NoRoute { to: self.to, errno })?;
-        let (listener, taken) = match socket::listen_on(here, false) {
-            Ok(listener) => (Some(listener), None),
-            Err(errno) => (None, Some(errno)),
-        };
+        socket::connected_udp(self.to).map_err(Why::NoRoute)?;
+        let listening = socket::listen_on(here, false);
         let others = connections(&|one| one.listens && one.local.port() == self.port).unwrap_or_default();
-        let uid = others.iter().find(|one| one.hears(here.ip())).map(|one| one.uid);
-        match (taken, uid) {
-            (None, _) => {
+        let hears = others.iter().find(|one| one.hears(here.ip()));
+        let listener = match (listening, hears) {
+            (Ok(listener), _) => {
                 let deaf = others.iter().find(|one| !one.hears(here.ip()) && one.local.is_ipv4() == here.is_ipv4());
                 if let Some(other) = deaf {
-                    return Err(Trouble::NotOnLoopback { on: other.local, uid: other.uid, at: here });
+                    return Err(Why::NotOnLoopback { on: other.local, uid: other.uid });
                 }
+                Some(listener)
             }
-            (Some(Errno::EADDRINUSE), None) => return Err(Trouble::Taken { at: here }),
-            (Some(errno), None) => return Err(Trouble::Listen { at: here, errno }),
-            (Some(_), Some(_)) => {}
-        }
-        let handshake = if listener.is_some() { Handshake::Full } else { Handshake::Unfinished };
-        let client = socket::dial(self.from, self.to, handshake, self.timeout).map_err(|errno| match errno {
-            Errno::ETIMEDOUT => self.lost(),
-            errno => Trouble::Failed { to: self.to, at: here, errno },
-        })?;
-        let own = client.local_addr().map_err(|_| self.lost())?;
+            (Err(_), Some(_)) => None,
+            (Err(Errno::EADDRINUSE), None) => return Err(Why::Taken),
+            (Err(errno), None) => return Err(Why::Listen(errno)),
+        };
+        let handshake = if listener.is_some() { Handshake::Full } else { Handshake::First };
+        let client = self.dial(handshake, self.timeout)?;
+        let own = client.local_addr().map_err(|_| Why::Lost)?;
         loop {
             if let Some(stream) = listener.as_ref().and_then(|listener| accept_from(listener, own)) {
                 return self.original(&stream);
             }
-            match connections(&|one| one.remote == own && !one.listens).unwrap_or_default().first().map(|one| one.local.port()) {
-                Some(port) if port != self.port => return Err(Trouble::Astray { to: self.to, at: here, port }),
-                Some(_) if listener.is_none() => return Ok(Arrival::At { uid: uid.unwrap_or_default() }),
+            let arrived = connections(&|one| one.remote == own && !one.listens).unwrap_or_default();
+            match arrived.first().map(|one| one.local.port()) {
+                Some(port) if port != self.port => return Err(Why::Astray(port)),
+                Some(_) if listener.is_none() => return Ok(Arrival::At { uid: hears.map_or(0, |one| one.uid) }),
                 _ => {}
             }
             if Instant::now() >= deadline {
-                return Err(self.lost());
+                // Nobody hears of a whole connection either then, and it tells what becomes of it.
+                return Err(if listener.is_none() { self.dial(Handshake::Full, REASON).err().unwrap_or(Why::Lost) } else { Why::Lost });
             }
             sleep(LOOK);
         }
     }
 
-    /// Where the connection has to arrive.
-    fn here(&self) -> SocketAddr {
-        SocketAddr::new(loopback(if self.to.is_ipv4() { Family::V4 } else { Family::V6 }), self.port)
+    fn dial(&self, handshake: Handshake, timeout: Duration) -> Result<TcpStream, Why> {
+        socket::dial(self.from, self.to, handshake, timeout).map_err(|errno| match errno {
+            Errno::ETIMEDOUT => Why::Lost,
+            errno => Why::Failed(errno),
+        })
     }
 
-    fn lost(&self) -> Trouble {
-        Trouble::Lost { to: self.to, at: self.here(), after: self.timeout }
-    }
-
-    fn original(&self, stream: &TcpStream) -> Result<Arrival, Trouble> {
-        let (to, at) = (self.to, self.here());
+    fn original(&self, stream: &TcpStream) -> Result<Arrival, Why> {
         if !self.ask_original {
             return Ok(Arrival::Unasked);
         }
-        match socket::original_destination(stream, to.is_ipv4()) {
-            Ok(original) if original == to => Ok(Arrival::Original),
-            Ok(original) => Err(Trouble::Original { to, at, original }),
-            Err(errno) => Err(Trouble::NoOriginal { to, at, errno }),
+        match socket::original_destination(stream, self.to.is_ipv4()) {
+            Ok(original) if original == self.to => Ok(Arrival::Original),
+            Ok(original) => Err(Why::Original(original)),
+            Err(errno) => Err(Why::NoOriginal(errno)),
         }
     }
 }

@@ -3,6 +3,7 @@
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
+use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{SockaddrStorage, bind};
 use nix::unistd::{Uid, setfsuid};
 
-use super::Trouble;
+use super::{Trouble, Why};
 use crate::host::socket;
 use crate::ruleset::Family;
 use crate::ruleset::walk::loopback;
@@ -65,70 +66,83 @@ impl AnsweringSockets {
 /// The flag of an answer in the third byte of a DNS message.
 const ANSWER: u8 = 0x80;
 
-/// How long to listen for a query before looking whether its sending failed.
-const LISTEN: Duration = Duration::from_millis(20);
-
 impl Resolver {
     /// Listens where the resolver will, asks, and answers. Where somebody holds the port, the answer is left to them: the
     /// query asks for nothing, so that a resolver can only say so and asks nobody else.
     pub fn run(&self, sockets: Option<&mut AnsweringSockets>) -> Result<Answer, Trouble> {
-        let deadline = Instant::now() + self.timeout;
-        let left = || deadline.saturating_duration_since(Instant::now());
         let family = if self.server.is_ipv4() { Family::V4 } else { Family::V6 };
-        let (to, at, after) = (self.server, SocketAddr::new(loopback(family), self.port), self.timeout);
-        let client = socket::connected_udp(to).map_err(|errno| Trouble::NoRoute { to, errno })?;
-        let failed = |error: std::io::Error| Trouble::Failed { to, at, errno: Errno::from_raw(error.raw_os_error().unwrap_or_default()) };
+        let at = SocketAddr::new(loopback(family), self.port);
+        let own = sockets.and_then(|sockets| sockets.of[usize::from(family == Family::V6)].take());
+        self.converse(at, own).map_err(|why| Trouble { to: self.server, at, timeout: self.timeout, why })
+    }
 
-        let own = sockets.and_then(|sockets| sockets.of[usize::from(!to.is_ipv4())].take());
+    /// Does so; `own` is a socket that may answer.
+    fn converse(&self, at: SocketAddr, own: Option<OwnedFd>) -> Result<Answer, Why> {
+        let client = socket::connected_udp(self.server).map_err(Why::NoRoute)?;
         let may_answer = own.is_some();
         let listener = match bound(own, at) {
             Ok(listener) => Some(listener),
             Err(Errno::EADDRINUSE) => None,
-            Err(errno) => return Err(Trouble::Listen { at, errno }),
+            Err(errno) => return Err(Why::Listen(errno)),
         };
-
         // A header alone, with an id of its own.
-        let [high, low, ..] = RandomState::new().hash_one(to.port()).to_ne_bytes();
+        let [high, low, ..] = RandomState::new().hash_one(self.port).to_ne_bytes();
         let query = [high, low, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-        client.send(&query).map_err(failed)?;
-        let mut buffer = [0; 512];
-        if let Some(listener) = &listener {
-            let own = client.local_addr().map_err(failed)?;
-            listener.set_read_timeout(Some(LISTEN)).map_err(failed)?;
-            loop {
-                match listener.recv_from(&mut buffer) {
-                    Ok((length, from)) if from == own && buffer[..length] == query => break,
-                    _ if left().is_zero() => return Err(Trouble::Lost { to, at, after }),
-                    _ => {}
-                }
-                if let Some(error) = client.take_error().map_err(failed)? {
-                    return Err(failed(error));
-                }
-            }
-            if !may_answer {
-                return Ok(Answer::NotSent);
-            }
-            let mut answer = query;
-            answer[2] = ANSWER;
-            listener.send_to(&answer, own).map_err(failed)?;
-        }
-        loop {
-            // No time at all would mean for ever.
-            client.set_read_timeout(Some(left().max(LISTEN))).map_err(failed)?;
-            match client.recv(&mut buffer) {
-                Ok(length) if length >= query.len() && buffer[..2] == query[..2] && buffer[2] & ANSWER != 0 => {
-                    return Ok(if listener.is_some() { Answer::CameBack } else { Answer::Given });
-                }
-                Err(error) if !is_timeout(&error) => return Err(failed(error)),
-                _ if !left().is_zero() => {}
-                _ if listener.is_some() => return Err(Trouble::NoAnswer { to, at, after }),
-                _ => return Err(Trouble::Silent { to, at, after }),
-            }
+        match talk(&client, listener.as_ref(), may_answer, query, Instant::now() + self.timeout) {
+            Ok(Talk::Ended(answer)) => Ok(answer),
+            Ok(Talk::Unheard) => Err(Why::Lost),
+            Ok(Talk::Unanswered) if listener.is_some() => Err(Why::NoAnswer),
+            Ok(Talk::Unanswered) => Err(Why::Silent),
+            Err(error) => Err(Why::Failed(Errno::from_raw(error.raw_os_error().unwrap_or_default()))),
         }
     }
 }
 
-fn is_timeout(error: &std::io::Error) -> bool {
+/// How far a conversation got.
+enum Talk {
+    Ended(Answer),
+    /// The query was not heard.
+    Unheard,
+    /// No answer came.
+    Unanswered,
+}
+
+/// Asks by `client` what `listener` has to hear and to answer. Both stop receiving every now and then.
+fn talk(client: &UdpSocket, listener: Option<&UdpSocket>, may_answer: bool, query: [u8; 12], deadline: Instant) -> io::Result<Talk> {
+    let mut buffer = [0; 512];
+    client.send(&query)?;
+    if let Some(listener) = listener {
+        let own = client.local_addr()?;
+        loop {
+            match listener.recv_from(&mut buffer) {
+                Ok((length, from)) if from == own && buffer[..length] == query => break,
+                _ if Instant::now() >= deadline => return Ok(Talk::Unheard),
+                _ => {}
+            }
+            if let Some(error) = client.take_error()? {
+                return Err(error);
+            }
+        }
+        if !may_answer {
+            return Ok(Talk::Ended(Answer::NotSent));
+        }
+        let mut answer = query;
+        answer[2] = ANSWER;
+        listener.send_to(&answer, own)?;
+    }
+    loop {
+        match client.recv(&mut buffer) {
+            Ok(length) if length >= query.len() && buffer[..2] == query[..2] && buffer[2] & ANSWER != 0 => {
+                return Ok(Talk::Ended(if listener.is_some() { Answer::CameBack } else { Answer::Given }));
+            }
+            Err(error) if !is_timeout(&error) => return Err(error),
+            _ if Instant::now() >= deadline => return Ok(Talk::Unanswered),
+            _ => {}
+        }
+    }
+}
+
+fn is_timeout(error: &io::Error) -> bool {
     matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::EAGAIN | Errno::EINTR))
 }
 

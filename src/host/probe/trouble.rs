@@ -1,147 +1,113 @@
 //! What a probe ran into.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use nix::errno::Errno;
 
+/// Traffic that did not arrive where it should, or could not be tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// Where it was sent.
+    pub to: SocketAddr,
+    /// Where it should have arrived.
+    pub at: SocketAddr,
+    /// How long it was waited for.
+    pub timeout: Duration,
+    /// Why.
+    pub why: Why,
+}
+
 /// Why traffic did not arrive where it should, or could not be tried.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Trouble {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
     /// The pod cannot send there.
-    #[error("there is no route to {to} ({errno})")]
-    NoRoute {
-        /// The destination.
-        to: SocketAddr,
-        /// The kernel's reason.
-        errno: Errno,
-    },
+    NoRoute(Errno),
     /// The proxy's port is bound, and nobody listens on it.
-    #[error("{at} is taken by a program that does not listen there")]
-    Taken {
-        /// Where redirected traffic would arrive.
-        at: SocketAddr,
-    },
+    Taken,
     /// The proxy's port cannot be listened on.
-    #[error("cannot listen on {at}: {errno}")]
-    Listen {
-        /// Where redirected traffic would arrive.
-        at: SocketAddr,
-        /// The kernel's reason.
-        errno: Errno,
-    },
+    Listen(Errno),
     /// Somebody listens on the right port of the wrong address.
-    #[error("the program of user {uid} that listens on {on} does not get connections that are redirected, which arrive at {at}")]
     NotOnLoopback {
         /// The listener's address.
         on: SocketAddr,
         /// The listener's user.
         uid: u32,
-        /// Where redirected traffic arrives.
-        at: SocketAddr,
     },
     /// There was an answer, but none from the port.
-    #[error("what was sent to {to} did not arrive at {at}: {errno}")]
-    Failed {
-        /// The destination.
-        to: SocketAddr,
-        /// Where it should have arrived.
-        at: SocketAddr,
-        /// What became of it.
-        errno: Errno,
-    },
+    Failed(Errno),
     /// There was no answer.
-    #[error("nothing sent to {to} arrived at {at} within {after:?}")]
-    Lost {
-        /// The destination.
-        to: SocketAddr,
-        /// Where it should have arrived.
-        at: SocketAddr,
-        /// How long it was waited for.
-        after: Duration,
-    },
-    /// It arrived somewhere else.
-    #[error("a connection to {to} arrived at port {port} instead of {at}")]
-    Astray {
-        /// The destination.
-        to: SocketAddr,
-        /// Where it should have arrived.
-        at: SocketAddr,
-        /// The port that it arrived at.
-        port: u16,
-    },
+    Lost,
+    /// It arrived at this port.
+    Astray(u16),
     /// The kernel remembers another destination.
-    #[error("a connection to {to} arrived at {at}, but the proxy would be told that it was meant for {original}")]
-    Original {
-        /// The destination.
-        to: SocketAddr,
-        /// Where it arrived.
-        at: SocketAddr,
-        /// What the kernel says.
-        original: SocketAddr,
-    },
+    Original(SocketAddr),
     /// The kernel does not say what the destination was.
-    #[error("a connection to {to} arrived at {at}, but the kernel does not tell what it was meant for: {errno}")]
-    NoOriginal {
-        /// The destination.
-        to: SocketAddr,
-        /// Where it arrived.
-        at: SocketAddr,
-        /// The kernel's reason.
-        errno: Errno,
-    },
+    NoOriginal(Errno),
     /// A question was heard, its answer not.
-    #[error("a query to {to} arrived at {at}, but no answer came back from {to} within {after:?}")]
-    NoAnswer {
-        /// The server that was asked.
-        to: SocketAddr,
-        /// Where the query arrived.
-        at: SocketAddr,
-        /// How long the answer was waited for.
-        after: Duration,
-    },
-    /// Somebody else was to hear and answer a question.
-    #[error("the program that holds {at} did not answer a query to {to} within {after:?}")]
-    Silent {
-        /// The server that was asked.
-        to: SocketAddr,
-        /// Where the query should have arrived.
-        at: SocketAddr,
-        /// How long the answer was waited for.
-        after: Duration,
-    },
+    NoAnswer,
+    /// Somebody else was to hear and answer a question, and did not.
+    Silent,
 }
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Trouble { to, at, timeout, why } = self;
+        match why {
+            Why::NoRoute(errno) => write!(f, "there is no route to {to} ({errno})"),
+            Why::Taken => write!(f, "{at} is taken by a program that does not listen there"),
+            Why::Listen(errno) => write!(f, "cannot listen on {at}: {errno}"),
+            Why::NotOnLoopback { on, uid } => {
+                write!(
+                    f,
+                    "the program of user {uid} that listens on {on} does not get connections that are redirected, which arrive at {at}"
+                )
+            }
+            Why::Failed(errno) => write!(f, "what was sent to {to} did not arrive at {at}: {errno}"),
+            Why::Lost => write!(f, "nothing sent to {to} arrived at {at} within {timeout:?}"),
+            Why::Astray(port) => write!(f, "a connection to {to} arrived at port {port} instead of {at}"),
+            Why::Original(original) => {
+                write!(f, "a connection to {to} arrived at {at}, but the proxy would be told that it was meant for {original}")
+            }
+            Why::NoOriginal(errno) => {
+                write!(f, "a connection to {to} arrived at {at}, but the kernel does not tell what it was meant for: {errno}")
+            }
+            Why::NoAnswer => write!(f, "a query to {to} arrived at {at}, but no answer came back from {to} within {timeout:?}"),
+            Why::Silent => write!(f, "the program that holds {at} did not answer a query to {to} within {timeout:?}"),
+        }
+    }
+}
+
+impl std::error::Error for Trouble {}
 
 impl Trouble {
     /// Whether nothing was tried, so that nothing is known of the rules.
     pub fn is_untried(&self) -> bool {
-        matches!(self, Trouble::NoRoute { .. })
+        matches!(self.why, Why::NoRoute(_))
     }
 
     /// What to do about it, or what it means: a sentence without full stop, to be put after the message.
     pub fn hint(&self) -> &'static str {
-        match self {
-            Trouble::NoRoute { .. } => {
+        match self.why {
+            Why::NoRoute(_) => {
                 "give the pod a default route, or name a destination with --connect-addr that it can reach and that is captured"
             }
-            Trouble::Listen { errno: Errno::EACCES, .. } => "ports below 1024 need NET_BIND_SERVICE",
-            Trouble::Taken { .. } | Trouble::Listen { .. } => "no proxy could listen there either: find out what holds the port",
-            Trouble::NotOnLoopback { .. } => "let it listen on loopback too, or on all addresses",
-            Trouble::Failed { errno: Errno::ECONNREFUSED, .. } => {
-                "nobody listens where it came out: it was redirected to another port, or not at all"
-            }
-            Trouble::Failed { errno: Errno::EHOSTUNREACH, .. } => "it left the pod for the first hop: no rule caught it",
-            Trouble::Failed { errno: Errno::EPERM | Errno::EACCES, .. } => "a rule of the packet filter drops or rejects it",
-            Trouble::Failed { .. } | Trouble::Astray { .. } => "look for other rules with `mesh-init dump live`",
-            Trouble::Lost { .. } => {
+            Why::Listen(Errno::EACCES) => "ports below 1024 need NET_BIND_SERVICE",
+            Why::Taken | Why::Listen(_) => "no proxy could listen there either: find out what holds the port",
+            Why::NotOnLoopback { .. } => "let it listen on loopback too, or on all addresses",
+            Why::Failed(Errno::ECONNREFUSED) => "nobody listens where it came out: it was redirected to another port, or not at all",
+            Why::Failed(Errno::EHOSTUNREACH) => "it left the pod for the first hop: no rule caught it",
+            Why::Failed(Errno::EPERM | Errno::EACCES) => "a rule of the packet filter drops or rejects it",
+            Why::Failed(_) | Why::Astray(_) => "look for other rules with `mesh-init dump live`",
+            Why::Lost => {
                 "it was dropped, or it left the pod as no rule caught it; if only the kernel is slow, allow more with --probe-timeout"
             }
-            Trouble::Original { .. } | Trouble::NoOriginal { .. } => {
-                "the proxy could not send it on: the rules translate it more than once, \
-                 or connection tracking does not see it"
+            Why::Original(_) | Why::NoOriginal(_) => {
+                "the proxy could not send it on: the rules translate it more than once, or connection tracking does not see it"
             }
-            Trouble::Silent { .. } => "it may be no DNS server, or the query did not reach it",
-            Trouble::NoAnswer { .. } => "the translation is not undone: look at the connection tracking zones in the raw table",
+            Why::Silent => "it may be no DNS server, or the query did not reach it",
+            Why::NoAnswer => "the translation is not undone: look at the connection tracking zones in the raw table",
         }
     }
 }

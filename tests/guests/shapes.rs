@@ -123,9 +123,9 @@ const NFT_TAKES_V6: &[Found] =
     &[("nftables-ipv6", "ok", "takes the "), ("legacy-ipv6", "ok", "not needed, since nftables takes the rules")];
 /// Whether there is a legacy table nobody can say without making it.
 const LEGACY_MAY_V4: &[Found] =
-    &[("nftables-ipv4", "ok", "not needed, since legacy takes the rules: "), ("legacy-ipv4", "warning", "may take the ")];
+    &[("nftables-ipv4", "ok", "not needed, since legacy takes the rules"), ("legacy-ipv4", "warning", "may take the ")];
 const LEGACY_MAY_V6: &[Found] =
-    &[("nftables-ipv6", "ok", "not needed, since legacy takes the rules: "), ("legacy-ipv6", "warning", "may take the ")];
+    &[("nftables-ipv6", "ok", "not needed, since legacy takes the rules"), ("legacy-ipv6", "warning", "may take the ")];
 const NOTHING_V4: &[Found] = &[("nftables-ipv4", "blocker", NO_NFTABLES), ("legacy-ipv4", "blocker", NO_LEGACY)];
 const NOTHING_V6: &[Found] = &[("nftables-ipv6", "blocker", NO_NFTABLES), ("legacy-ipv6", "blocker", NO_LEGACY)];
 const NO_REDIR_V4: &[Found] = &[("nftables-ipv4", "blocker", "redir"), ("legacy-ipv4", "blocker", NO_LEGACY)];
@@ -141,8 +141,8 @@ const NO_NFTABLES_ALONE: &[Found] = &[("nftables-ipv4", "blocker", NO_NFTABLES),
 // And of IPv6.
 const V6_LEFT_OUT: &[Found] = &[
     ("ipv6", "warning", "IPv6 is left out: "),
-    ("nftables-ipv6", "ok", "not needed, since IPv6 is left out: "),
-    ("legacy-ipv6", "ok", "not needed, since IPv6 is left out: "),
+    ("nftables-ipv6", "ok", "not needed, since IPv6 is left out"),
+    ("legacy-ipv6", "ok", "not needed, since IPv6 is left out"),
 ];
 const NO_V6_STACK: &[Found] = &[("ipv6", "warning", "IPv6 is left out: the kernel has no IPv6")];
 const LO_WITHOUT_V6: &[Found] = &[("ipv6", "ok", "lo has it disabled, which matters to nothing that is planned")];

@@ -105,6 +105,8 @@ pub(super) fn pods(draft: &Draft, object: &Object) -> Result<Vec<Pod>, Fault> {
         | ("batch", "Job")
         | ("apps.openshift.io", "DeploymentConfig") => &["spec", "template"],
         ("batch", "CronJob" | "ScheduledJob") => &["spec", "jobTemplate", "spec", "template"],
+        // Its items are found by themselves, though they may leave out what they are.
+        (_, kind) if kind.ends_with("List") && draft.get(&object.path.key("items")).is_some_and(Value::is_array) => return Ok(Vec::new()),
         _ => {
             let mut found = Vec::new();
             if let Some(value) = draft.get(&object.path) {
@@ -132,11 +134,8 @@ pub(super) fn group(api_version: &str) -> &str {
 fn templates(value: &Value, path: &Path, found: &mut Vec<Pod>) {
     match value {
         Value::Object(fields) => {
-            for (key, value) in fields {
+            for (key, value) in fields.iter().filter(|(_, value)| !is_object(value)) {
                 let path = path.key(key);
-                if value.get("apiVersion").is_some_and(Value::is_string) && value.get("kind").is_some_and(Value::is_string) {
-                    continue;
-                }
                 if (key == "template" || key.ends_with("Template")) && has_containers(value) {
                     found.push(Pod::at(&path));
                 } else {
@@ -145,12 +144,17 @@ fn templates(value: &Value, path: &Path, found: &mut Vec<Pod>) {
             }
         }
         Value::Array(items) => {
-            for (at, item) in items.iter().enumerate() {
+            for (at, item) in items.iter().enumerate().filter(|(_, item)| !is_object(item)) {
                 templates(item, &path.index(at), found);
             }
         }
         _ => {}
     }
+}
+
+/// Whether it says what it is.
+fn is_object(value: &Value) -> bool {
+    ["apiVersion", "kind"].iter().all(|key| value.get(key).is_some_and(Value::is_string))
 }
 
 fn has_containers(template: &Value) -> bool {
@@ -214,6 +218,23 @@ mod tests {
             found[1..],
             [("Pod p".to_owned(), vec!["items[0].spec".to_owned()]), ("Pod p".to_owned(), vec!["items[1].spec".to_owned()])]
         );
+    }
+
+    #[test]
+    fn an_object_in_a_list_is_nobody_elses() {
+        let template = json!({"spec": {"containers": [{"name": "app"}]}});
+        let deployment =
+            |name: &str| json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name}, "spec": {"template": template}});
+        for list in [
+            json!({"apiVersion": "v1", "kind": "List", "items": [deployment("a")]}),
+            json!({"apiVersion": "template.openshift.io/v1", "kind": "Template", "objects": [deployment("a")]}),
+            json!({"apiVersion": "apps/v1", "kind": "DeploymentList", "items": [{"metadata": {"name": "a"}, "spec": {"template": template}}]}),
+            json!({"apiVersion": "x/v1", "kind": "Bundle", "spec": {"manifest": deployment("a")}}),
+        ] {
+            let found = found(list);
+            assert_eq!((found.len(), found[0].1.len()), (2, 0), "{found:?}");
+            assert_eq!((found[1].0.as_str(), found[1].1.len()), ("Deployment a", 1), "{found:?}");
+        }
     }
 
     #[test]

@@ -98,7 +98,7 @@ fn kubernetes_takes_what_comes_out() {
             };
             for version in versions {
                 let Some(mut program) = python(environment, "kubernetes-validate") else { return };
-                let output = program.args(["--strict", "--quiet", "--no-warn", "-k", version]).arg(&after).output().unwrap();
+                let output = program.args(["--strict", "-k", version]).arg(&after).output().unwrap();
                 assert!(
                     output.status.success(),
                     "{name} {version}: {}{}",

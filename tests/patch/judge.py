@@ -106,23 +106,25 @@ def words(path):
     print(json.dumps(found))
 
 
+def label(item):
+    metadata = item["metadata"]
+    namespace = metadata["namespace"] + "/" if "namespace" in metadata else ""
+    return f"{item['kind']} {namespace}{metadata['name']} ({item['apiVersion']})"
+
+
 def apply(path, patches):
     before = documents(path)
-    lists = [patch for patch in documents(patches) if patch]
     found = [item for document in before for item in objects(document)]
-    # A patch is for the first object on which its tests hold.
-    for patch in lists:
-        for item in found:
-            try:
-                changed = jsonpatch.apply_patch(item, patch)
-            except (jsonpatch.JsonPatchException, jsonpatch.JsonPointerException):
-                continue
-            if changed != item:
-                item.clear()
-                item.update(changed)
-                break
-        else:
-            sys.exit(f"belongs to nothing: {patch}")
+    with open(patches, encoding="utf-8") as file:
+        text = file.read()
+    # Of several patches each says whose it is; one alone is for the one object that has a mesh.
+    parts = text.split("---\n# ")[1:] if text.startswith("---") else [f"{label(found[0])}\n{text}"] if found else []
+    for part in parts:
+        whose, patch = part.split("\n", 1)
+        (item,) = (item for item in found if label(item) == whose)
+        changed = jsonpatch.apply_patch(item, json.loads(patch))
+        item.clear()
+        item.update(changed)
     print(json.dumps(before))
 
 

@@ -14,3 +14,4 @@ mod injection;
 mod kata;
 mod program;
 mod properties;
+mod styles;

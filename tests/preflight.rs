@@ -215,6 +215,17 @@ fn ipv6_that_is_left_out_is_a_warning() {
 }
 
 #[test]
+fn what_a_plan_leaves_alone_is_a_warning() {
+    require_root!();
+    let pod = Namespace::pod(&BOTH);
+    let found = checks(pod.mesh_init(&ISTIO).backend("auto"), 0);
+    found.expect("plan", "warning");
+    assert!(found.evidence("plan").contains("IPv6 traffic is not captured"), "{found:?}");
+    let found = checks(pod.mesh_init(&[&ISTIO[..], &["--dual-stack"]].concat()).backend("auto"), 0);
+    assert!(found.0.iter().all(|check| check["name"] != "plan"), "{found:?}");
+}
+
+#[test]
 fn an_address_that_lo_refuses_is_a_blocker() {
     require_root!();
     let pod = Namespace::pod(&BOTH);

@@ -8,7 +8,10 @@
 //! 3. the plan is a [`ruleset`], the one language of the program: it can be printed, and compared with another;
 //! 4. [`kernel`] compares it with what the kernel holds and brings it about, all of it or nothing.
 //!
-//! Imports point downwards: `cli`, then `mesh` and `kernel`, then `host`, then `ruleset`, which imports nothing of ours.
+//! The cargo feature `manifest` brings a second program, mesh-patch, and the module of that name: Kubernetes manifests that a mesh has
+//! injected, made to fit. mesh-init itself reads no YAML.
+//!
+//! Imports point downwards: `cli`, then `manifest`, then `mesh` and `kernel`, then `host`, then `ruleset`, which imports nothing of ours.
 //! `unsafe` is in `kernel` and `host` only.
 
 #![deny(unsafe_code)]

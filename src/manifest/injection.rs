@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::draft::{Draft, Fault};
 use super::object::{Object, Pod};
 use super::path::Path;
+use crate::mesh::Mesh;
 
 /// The marks of the namespaces that stand in the same input, by their names.
 #[derive(Clone, Debug, Default)]
@@ -17,12 +18,6 @@ pub struct Namespaces(BTreeMap<String, Vec<Mark>>);
 struct Mark {
     mesh: Mesh,
     text: String,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mesh {
-    Istio,
-    Linkerd,
 }
 
 impl Namespaces {

@@ -1,6 +1,7 @@
 //! A pod of a mesh: its init containers, the privileges of the others, volumes that nobody needs any more, Kata Containers.
 
 use super::draft::{Draft, Fault};
+use super::error::Cause;
 use super::init::{self, Role};
 use super::kata;
 use super::object::Pod;
@@ -78,6 +79,11 @@ fn work(
     let in_guest = settings.kata.is_some() || draft.text(&pod.spec.key("runtimeClassName"))?.is_some_and(|name| name.contains("kata"));
     if in_guest {
         findings.faults.extend(kata::impossible(draft, pod)?);
+        if settings.non_root && !inits.is_empty() {
+            let why =
+                "the image's file capability does not reach the guest, so that its init container has to be root's; leave --non-root out";
+            findings.faults.push(Fault::new(&pod.spec.key("runtimeClassName"), Cause::Kata(why)));
+        }
     } else if draft.is(&pod.spec.key("hostNetwork"))? && !inits.is_empty() {
         let text = "the mesh's rules would be put into the node's own network; neither mesh injects such a pod";
         findings.warnings.push((pod.spec.key("hostNetwork"), text.to_owned()));

@@ -82,6 +82,17 @@ fn what_a_guest_cannot_do_is_an_error_with_the_fields_path() {
 }
 
 #[test]
+fn a_guest_wants_root() {
+    let ran = mesh_patch(&["--non-root"], pod("  runtimeClassName: kata\n")).expect(1);
+    assert!(
+        ran.stderr.contains("line 9: Pod web: spec.runtimeClassName: Kata Containers cannot do this: the image's file capability"),
+        "{}",
+        ran.stderr
+    );
+    assert!(patched(&pod(""), &["--non-root"]).contains("    runAsUser: 65534\n"));
+}
+
+#[test]
 fn pods_without_a_mesh_are_not_asked() {
     let text = "apiVersion: v1\nkind: Pod\nspec:\n  hostNetwork: true\n  containers: []\n";
     assert_eq!(patched(text, &["--runtime-class", "kata"]), text);

@@ -99,26 +99,22 @@ proptest! {
 
     #[test]
     fn whatever_stands_beside_a_mesh_stays(extra in proptest::collection::vec(node(), 4), before in object(), noise in prop_oneof![Just(""), Just("# c")]) {
-        let mut text = format!("{before}---\napiVersion: v1\nkind: Pod\nspec:\n");
-        let mut field = |key: &str, at: usize, indent: usize| {
-            text.push_str(&format!("{}{key}:", " ".repeat(indent)));
+        let field = |key: &str, at: usize, indent: usize| {
+            let mut text = format!("{}{key}:", " ".repeat(indent));
             extra[at].write(indent + 2, noise, &mut text);
-            text.len()
+            text
         };
-        field("affinity", 0, 2);
-        text.push_str("  initContainers:\n  - name: istio-init\n    args: [istio-iptables]\n");
-        let mut field = |key: &str, at: usize, indent: usize| {
-            text.push_str(&format!("{}{key}:", " ".repeat(indent)));
-            extra[at].write(indent + 2, noise, &mut text);
-        };
-        field("lifecycle", 1, 4);
-        text.push_str("    image: 'x'\n    securityContext:\n      privileged: true\n");
-        let mut field = |key: &str, at: usize, indent: usize| {
-            text.push_str(&format!("{}{key}:", " ".repeat(indent)));
-            extra[at].write(indent + 2, noise, &mut text);
-        };
-        field("seLinuxOptions", 2, 6);
-        field("tolerations", 3, 2);
+        let text = [
+            before,
+            "---\napiVersion: v1\nkind: Pod\nspec:\n".to_owned(),
+            field("affinity", 0, 2),
+            "  initContainers:\n  - name: istio-init\n    args: [istio-iptables]\n".to_owned(),
+            field("lifecycle", 1, 4),
+            "    image: 'x'\n    securityContext:\n      privileged: true\n".to_owned(),
+            field("seLinuxOptions", 2, 6),
+            field("tolerations", 3, 2),
+        ]
+        .concat();
         let after = patched(&text, &["--runtime-class", "kata"]);
         // Every line of before is there after, in the same order, but those two whose values change.
         let mut rest = after.lines();

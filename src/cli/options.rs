@@ -12,7 +12,7 @@ use crate::kernel::{BackendName, Choice};
 use crate::mesh::Needs;
 use crate::mesh::duration::duration;
 use crate::mesh::flag::{BadValue, Flag, Kind, Origin, Setting};
-use crate::mesh::log::{Format, Level};
+use crate::mesh::log::{Format, Level, format};
 
 const fn option(long: &'static str, kind: Kind, env: &'static [&'static str], default: &'static str, help: &'static str) -> Flag {
     Flag { long, short: None, kind, env, default, help }
@@ -79,11 +79,7 @@ impl Common {
                 "iptables" => Err("is not in this build of mesh-init (cargo feature iptables-command)".to_owned()),
                 _ => Err("is not a backend (auto, nftables or legacy)".to_owned()),
             })?,
-            log_format: said(&given.get("log-format"), |text| match text {
-                "plain" => Ok(Format::Plain),
-                "json" => Ok(Format::Json),
-                _ => Err("is not a form of log lines (plain or json)".to_owned()),
-            })?,
+            log_format: said(&given.get("log-format"), format)?,
             log_level: said(&given.get("log-level"), |text| match text {
                 "error" => Ok(Level::Error),
                 "warn" => Ok(Level::Warn),

@@ -28,6 +28,15 @@ pub enum Format {
     Json,
 }
 
+/// A form by its name.
+pub(crate) fn format(text: &str) -> Result<Format, String> {
+    match text {
+        "plain" => Ok(Format::Plain),
+        "json" => Ok(Format::Json),
+        _ => Err("is not a form of log lines (plain or json)".to_owned()),
+    }
+}
+
 /// Istio's levels: a comma separated list of `scope:level`, or `level` alone for the scope `default`. The level of
 /// the scope that this program logs in is returned, `unsaid` when the list does not set it; the scopes of other programs
 /// only have to be well formed.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::mesh::duration::duration;
 use crate::mesh::flag::{BadValue, Flag, Given, Kind};
-use crate::mesh::log::{Format, Level, tracing_level};
+use crate::mesh::log::{Format, Level, format, tracing_level};
 use crate::mesh::value::socket_address;
 
 const fn flag(long: &'static str, env: &'static [&'static str], default: &'static str, help: &'static str) -> Flag {
@@ -41,11 +41,7 @@ impl Options {
     pub fn new(given: &Given<'_>) -> Result<Options, BadValue> {
         Ok(Options {
             log_level: given.get("log-level").read(|text| tracing_level(text, "linkerd_network_validator"))?,
-            log_format: given.get("log-format").read(|text| match text {
-                "plain" => Ok(Format::Plain),
-                "json" => Ok(Format::Json),
-                _ => Err("is not a form of log lines (plain or json)".to_owned()),
-            })?,
+            log_format: given.get("log-format").read(format)?,
             timeout: given.get("timeout").read(timeout)?,
             listen_addr: given.get("listen-addr").read(socket_address)?,
             connect_addr: given.get("connect-addr").read(socket_address)?,

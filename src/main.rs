@@ -1,7 +1,5 @@
 //! The program: see the library.
 
-use std::process::ExitCode;
+#![no_main]
 
-fn main() -> ExitCode {
-    mesh_init::cli::run(std::env::args_os().collect())
-}
+mesh_init::main_is!(mesh_init::cli::run);

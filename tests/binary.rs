@@ -102,6 +102,36 @@ fn the_version_is_told() {
     assert_eq!(told(&["mesh-init", "--version"]), format!("mesh-init {}\n", env!("CARGO_PKG_VERSION")));
 }
 
+/// What would be printed must not get into a socket that got a closed file's number.
+#[test]
+fn standard_files_may_be_closed() {
+    let run = |script: &str| {
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", script, "sh"]).arg(release()).args(["dump", "istio"]);
+        shell.output().unwrap()
+    };
+    for closed in ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"] {
+        let output = run(&format!("exec strace -f -e trace=socket,openat,write -o /dev/fd/9 \"$@\" 9>&1 {closed}"));
+        let trace = String::from_utf8_lossy(&output.stdout);
+        let numbers: Vec<&str> = trace.lines().filter(|line| line.contains("socket(")).filter_map(|line| line.rsplit(' ').next()).collect();
+        assert!(!numbers.is_empty(), "{closed}: {trace}");
+        assert!(numbers.iter().all(|number| !["0", "1", "2"].contains(number)), "{closed}: {trace}");
+        assert!(trace.contains("/dev/null\", O_RDWR"), "{closed}: {trace}");
+    }
+}
+
+/// A reader that goes away is no reason to be killed by SIGPIPE.
+#[test]
+fn a_closed_pipe_is_an_error_of_the_writing() {
+    let mut program = Command::new(release());
+    program.args(["dump", "istio", "--pod-ip", "10.9.0.2"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = program.stdout(writer).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("cannot write to stdout: Broken pipe"), "{output:?}");
+}
+
 #[test]
 fn the_help_tells_verbs_names_and_exit_codes() {
     let help = told(&["mesh-init", "--help"]);

@@ -29,9 +29,7 @@ fn snapshot(pod: &Namespace) -> BTreeMap<String, Vec<String>> {
     {
         state.insert(table.to_owned(), vec![pod.nft(&format!("list {table}"))]);
     }
-    // The kernel gives an address its local route a moment later.
-    let routing = pod.routing_text().lines().filter(|line| !line.starts_with("local ::6 ")).collect::<Vec<_>>().join("\n");
-    state.insert("routing".to_owned(), vec![routing, pod.lo_has_6().to_string()]);
+    state.insert("routing".to_owned(), vec![pod.routing_text(), pod.lo_has_6().to_string()]);
     state
 }
 

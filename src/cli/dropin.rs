@@ -3,8 +3,8 @@
 mod istio;
 mod linkerd;
 
+use crate::host::start::ExitCode;
 use std::ffi::OsString;
-use std::process::ExitCode;
 
 use clap::ArgMatches;
 use tracing::warn;

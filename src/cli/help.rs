@@ -1,7 +1,7 @@
 //! The commands as clap knows them, and the answers to `--help`, `--version` and lines that cannot be read.
 
+use crate::host::start::ExitCode;
 use std::ffi::OsString;
-use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, Command};

@@ -18,9 +18,9 @@ mod report;
 mod session;
 mod verify;
 
+use crate::host::start::ExitCode;
 use std::ffi::OsString;
 use std::io::Write;
-use std::process::ExitCode;
 
 use clap::ArgMatches;
 

@@ -77,13 +77,11 @@ fn keep_only(kept: &[Capability]) -> Result<(), Error> {
     // Effective before permitted, since the kernel refuses an effective capability that is not permitted. The ambient
     // set follows the permitted and the inheritable one by itself.
     for set in [CapSet::Effective, CapSet::Permitted, CapSet::Inheritable] {
-        let mut rest = CapsHashSet::new();
-        for capability in kept {
-            if caps::has_cap(None, set, *capability).map_err(failed(DOING))? {
-                rest.insert(*capability);
-            }
+        let there = caps::read(None, set).map_err(failed(DOING))?;
+        let rest: CapsHashSet = kept.iter().copied().filter(|capability| there.contains(capability)).collect();
+        if rest.len() < there.len() {
+            caps::set(None, set, &rest).map_err(failed(DOING))?;
         }
-        caps::set(None, set, &rest).map_err(failed(DOING))?;
     }
     Ok(())
 }

@@ -9,6 +9,7 @@ pub mod missing_capability;
 pub mod namespace;
 pub mod probe;
 pub mod resolv_conf;
+pub mod start;
 pub mod sysctl;
 pub mod termination_log;
 #[cfg(test)]

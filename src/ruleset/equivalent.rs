@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 
-use super::{Rule, Ruleset, Table, Target};
+use super::{Rule, Ruleset, Table, Target, order};
 
 /// The rule set without empty chains and jumps to them, neighbouring rules of the same final verdict in one order.
 pub fn simplified(ruleset: &Ruleset) -> Ruleset {
@@ -18,7 +18,9 @@ pub fn simplified(ruleset: &Ruleset) -> Ruleset {
                 (base.head, base.policy) = (0, None);
             }
             for stretch in chain.rules.chunk_by_mut(|a, b| a.target == b.target && is_final(a)) {
-                stretch.sort_by_cached_key(Rule::meaning);
+                let mut rules: Vec<(String, Rule)> = stretch.iter().map(|rule| (rule.meaning(), rule.clone())).collect();
+                order::sort_by(&mut rules, |a, b| a.0.cmp(&b.0));
+                stretch.iter_mut().zip(rules).for_each(|(place, (_, rule))| *place = rule);
             }
         }
     }

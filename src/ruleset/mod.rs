@@ -8,6 +8,7 @@ pub mod layout;
 pub mod model;
 pub mod native;
 pub mod nft_table;
+pub mod order;
 pub mod owner;
 pub mod print;
 pub mod routing;

@@ -14,7 +14,7 @@
 use std::collections::HashMap;
 
 use super::value::merged_ports;
-use super::{AddressRange, AddressSet, Chain, Condition, Match, PortRange, Rule, Ruleset, Table, Target};
+use super::{AddressRange, AddressSet, Chain, Condition, Match, PortRange, Rule, Ruleset, Table, Target, order};
 
 /// So many neighbouring rules that differ in one port or address become one rule. Fewer stay as they are: each then has
 /// a counter and a comment of its own, and a set would be no quicker.
@@ -172,7 +172,7 @@ fn are_disjoint(conditions: &[&Condition]) -> bool {
     let nets: Vec<AddressRange> = conditions.iter().filter_map(|condition| address(condition)).collect();
     let mut spans: Vec<(u128, u128)> = ports.iter().map(|range| (range.first.into(), range.last.into())).collect();
     spans.extend(nets.iter().map(|range| (number(range.first()), number(range.last()))));
-    spans.sort_unstable();
+    order::sort_by(&mut spans, Ord::cmp);
     spans.windows(2).all(|pair| pair[0].1 < pair[1].0)
 }
 

@@ -13,7 +13,7 @@
 
 use std::collections::HashMap;
 
-use super::{Chain, Condition, Hook, Interface, MarkMask, Match, Protocol, Rule, Ruleset, Table, TableName, Target};
+use super::{Chain, Condition, Hook, Interface, MarkMask, Match, Protocol, Rule, Ruleset, Table, TableName, Target, order};
 
 /// A mesh whose rules mesh-init can plan and recognise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -243,7 +243,7 @@ fn tproxy_marks(mangle: &Table) -> Vec<u32> {
         mark.filter(|_| rule.target == Target::Return)
     });
     let mut marks: Vec<u32> = divert_marks(mangle).into_iter().chain(inbound).collect();
-    marks.sort_unstable();
+    order::sort_by(&mut marks, Ord::cmp);
     marks.dedup();
     marks
 }

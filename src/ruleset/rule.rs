@@ -6,6 +6,7 @@
 use ipnet::IpNet;
 
 use super::native::canonical;
+use super::order;
 use super::value::{AddressSet, IdRange, Interface, MarkMask, PortRange, Protocol, StateSet};
 
 /// A rule's packet and byte counters.
@@ -38,7 +39,7 @@ impl Rule {
     /// interface `+` match everything and are left out, as iptables does.
     pub fn new(matches: impl IntoIterator<Item = Match>, target: Target) -> Rule {
         let mut matches: Vec<Match> = matches.into_iter().filter(|wanted| !wanted.is_always_true()).collect();
-        matches.sort_by_key(|wanted| wanted.condition.rank());
+        order::sort_by_key(&mut matches, |wanted| wanted.condition.rank());
         Rule { matches, target, comment: None, tagged: false, counters: None }
     }
 
@@ -72,7 +73,7 @@ impl Rule {
     pub fn meaning(&self) -> String {
         let canonical = canonical(self);
         let mut matches: Vec<String> = canonical.matches.iter().map(|wanted| format!("{wanted:?}")).collect();
-        matches.sort_unstable();
+        order::sort_by(&mut matches, Ord::cmp);
         format!("{matches:?}{:?}", canonical.target)
     }
 }

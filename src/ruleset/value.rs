@@ -5,6 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv4Subnets, Ipv6Net, Ipv6Subnets};
 
+use super::order;
+
 /// A layer 4 protocol's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Protocol(pub u8);
@@ -105,7 +107,7 @@ impl fmt::Display for PortRange {
 /// `ranges` in ascending order, those that overlap or touch made one.
 pub fn merged_ports(ranges: &[PortRange]) -> Vec<PortRange> {
     let mut sorted = ranges.to_vec();
-    sorted.sort_unstable_by_key(|range| (range.first, range.last));
+    order::sort_by_key(&mut sorted, |range| (range.first, range.last));
     let mut merged: Vec<PortRange> = Vec::with_capacity(sorted.len());
     for range in sorted {
         match merged.last_mut() {
@@ -211,7 +213,7 @@ impl AddressSet {
 impl FromIterator<AddressRange> for AddressSet {
     fn from_iter<I: IntoIterator<Item = AddressRange>>(ranges: I) -> AddressSet {
         let mut sorted: Vec<AddressRange> = ranges.into_iter().collect();
-        sorted.sort_unstable_by_key(|range| (range.first, range.last));
+        order::sort_by_key(&mut sorted, |range| (range.first, range.last));
         let mut merged: Vec<AddressRange> = Vec::with_capacity(sorted.len());
         for range in sorted {
             match merged.last_mut() {

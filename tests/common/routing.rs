@@ -51,8 +51,9 @@ impl Namespace {
             text += &run(self.command("ip").args([family, "rule", "show"]));
             text += &run(self.command("ip").args([family, "route", "show", "table", "all"]));
         }
-        // What the kernel does by itself a moment after a device comes up is left out: nothing of ours is on those.
-        let own = |line: &&str| !line.contains(" dev eth0 ") && !line.contains(" dev gate0 ");
+        // What the kernel does by itself a moment after a device comes up is left out: nothing of ours is on those. So is the
+        // local route that it gives an address a moment later.
+        let own = |line: &&str| !line.contains(" dev eth0 ") && !line.contains(" dev gate0 ") && !line.starts_with("local ::6 ");
         text.lines().filter(own).map(|line| format!("{line}\n")).collect()
     }
 

@@ -1,7 +1,7 @@
 //! In the place of `pilot-agent istio-iptables`.
 
+use crate::host::start::ExitCode;
 use std::ffi::OsString;
-use std::process::ExitCode;
 
 use tracing::error;
 

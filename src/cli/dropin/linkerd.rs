@@ -1,8 +1,8 @@
 //! In the place of `linkerd2-proxy-init`.
 
+use crate::host::start::ExitCode;
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use super::{read, refuse, warn_of_ignored};
 use crate::cli::apply::linkerd::work;

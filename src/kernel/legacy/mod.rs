@@ -54,6 +54,8 @@ pub struct Legacy {
     lock: Option<XtablesLock>,
     /// Why the list of tables could not be read where nothing else was to be asked.
     unlisted: Option<String>,
+    /// The families of which no table was there when the first look was taken: what appears later is another run's matter.
+    empty: Vec<Family>,
 }
 
 impl Backend for Legacy {
@@ -68,7 +70,10 @@ impl Backend for Legacy {
     /// The kernel makes a table when it is asked for; only tables that it lists already, or that are needed, are
     /// asked for. Where the list cannot be read (it is root's), all are if everything is to be looked at.
     fn read(&mut self, family: Family, needed: &[TableName], look: Look) -> Result<Vec<Held>, Error> {
-        let listed = listed_tables(family);
+        let listed = if self.empty.contains(&family) { Ok(Vec::new()) } else { listed_tables(family) };
+        if listed.as_ref().is_ok_and(Vec::is_empty) && !self.empty.contains(&family) {
+            self.empty.push(family);
+        }
         if look == Look::Listed {
             self.unlisted = self.unlisted.take().or_else(|| listed.as_ref().err().cloned());
         }

@@ -3,13 +3,13 @@
 //! What adds capture comes before what takes it away, so that in between a packet is captured by the old rules, by the
 //! new ones, or by both, and never by none.
 
-use crate::ruleset::{Ruleset, Table, TableName, Target};
+use crate::ruleset::{Ruleset, Table, TableName, Target, order};
 
 /// The tables to write for `plan`: those it has, and those that `held` has besides.
 pub(in crate::kernel) fn writing_order(plan: &Ruleset, held: &Ruleset) -> Vec<TableName> {
     let mut tables: Vec<TableName> =
         TableName::ALL.into_iter().filter(|name| plan.table(*name).is_some() || held.table(*name).is_some()).collect();
-    tables.sort_by_key(|name| stage(*name, plan.table(*name)));
+    order::sort_by_key(&mut tables, |name| stage(*name, plan.table(*name)));
     tables
 }
 

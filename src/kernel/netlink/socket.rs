@@ -37,8 +37,11 @@ const ERROR_TEXT: u16 = 1;
 #[doc(alias = "NLMSGERR_ATTR_OFFS")]
 const ERROR_OFFSET: u16 = 2;
 
-/// What a dump's part fills at most, so that one system call fetches it.
-const RECEIVE_BUFFER: usize = 32 * 1024;
+/// What the kernel writes into one datagram at most: as much as the longest buffer that it has been given, but not more than
+/// 32 KiB, and the size of a page or 8 KiB in any case (`netlink_recvmsg`, `netlink_dump`). Small to begin with, since memory
+/// that is touched for the first time costs more than another system call.
+const RECEIVE_BUFFER: usize = 8 * 1024;
+const LONGEST_RECEIVE_BUFFER: usize = 32 * 1024;
 
 const _: () = {
     use std::mem::offset_of;
@@ -161,7 +164,7 @@ impl Socket {
     /// A socket at whose other end somebody plays the kernel.
     #[cfg(test)]
     pub(in crate::kernel) fn to_double(fd: OwnedFd, deadline: Instant) -> Socket {
-        Socket { fd, deadline, sequence: 0, outgoing: Vec::new(), incoming: vec![0; RECEIVE_BUFFER] }
+        Socket { fd, deadline, sequence: 0, outgoing: Vec::new(), incoming: vec![0; LONGEST_RECEIVE_BUFFER] }
     }
 
     /// Sends one message and waits until the kernel has done what it asks, or refused.
@@ -188,6 +191,33 @@ impl Socket {
         let mut answers = Vec::new();
         self.collect(sequence, &mut parse, &mut answers)?;
         Ok(answers)
+    }
+
+    /// Sends one message that is answered by one other, and returns what `parse` makes of that.
+    pub fn get<T>(
+        &mut self,
+        kind: u16,
+        fixed: &[u8],
+        parse: impl Fn(&Message<'_>) -> Result<Option<T>, Malformed>,
+    ) -> Result<T, NetlinkError> {
+        let sequence = self.ask(kind, REQUEST, fixed, |_| {})?;
+        loop {
+            for message in Messages::new(self.receive()?) {
+                let message = message?;
+                match message.kind {
+                    _ if message.sequence != sequence => {}
+                    ERROR => {
+                        verdict(&message)?;
+                        return Err(Malformed("acknowledgement in the place of an answer").into());
+                    }
+                    _ => {
+                        if let Some(answer) = parse(&message)? {
+                            return Ok(answer);
+                        }
+                    }
+                }
+            }
+        }
     }
 
     /// Asks for a list and collects what `parse` makes of its entries. A list that changed while it was read is read
@@ -328,27 +358,19 @@ impl Socket {
 
     /// Waits for the next datagram, which may hold several messages.
     pub fn receive(&mut self) -> Result<&[u8], NetlinkError> {
-        // Netlink throws away what does not fit, so the length is asked for first.
-        let needed = self.wait_for_length()?;
-        if needed > self.incoming.len() {
-            self.incoming.resize(needed, 0);
-        }
-        loop {
-            match recv(self.fd.as_raw_fd(), &mut self.incoming, MsgFlags::MSG_DONTWAIT) {
-                Ok(len) => return Ok(&self.incoming[..len]),
-                Err(Errno::EINTR) => {}
-                Err(errno) => return Err(NetlinkError::Receive(errno)),
-            }
-        }
-    }
-
-    fn wait_for_length(&self) -> Result<usize, NetlinkError> {
-        let peek = MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC;
         // The kernel answers within the call that asks, so that the answer is nearly always there already.
-        let mut flags = peek | MsgFlags::MSG_DONTWAIT;
+        let mut flags = MsgFlags::MSG_TRUNC | MsgFlags::MSG_DONTWAIT;
         loop {
-            match recv(self.fd.as_raw_fd(), &mut [], flags) {
-                Ok(len) => return Ok(len),
+            match recv(self.fd.as_raw_fd(), &mut self.incoming, flags) {
+                // Netlink throws away what does not fit.
+                Ok(len) if len > self.incoming.len() => return Err(NetlinkError::Receive(Errno::EMSGSIZE)),
+                Ok(len) => {
+                    if len > self.incoming.len() / 2 && self.incoming.len() < LONGEST_RECEIVE_BUFFER {
+                        // A long list goes on in longer parts.
+                        self.incoming.resize(LONGEST_RECEIVE_BUFFER, 0);
+                    }
+                    return Ok(&self.incoming[..len]);
+                }
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => {
                     let left = self.deadline.saturating_duration_since(Instant::now());
@@ -356,7 +378,7 @@ impl Socket {
                         return Err(NetlinkError::Timeout);
                     }
                     setsockopt(&self.fd, sockopt::ReceiveTimeout, &time_value(left)).map_err(NetlinkError::Receive)?;
-                    flags = peek;
+                    flags = MsgFlags::MSG_TRUNC;
                 }
                 Err(errno) => return Err(NetlinkError::Receive(errno)),
             }
@@ -460,11 +482,32 @@ mod tests {
     }
 
     #[test]
-    fn a_message_larger_than_the_buffer_is_read_whole() {
-        let mut socket = Socket::open(Protocol::Route, soon()).unwrap();
-        socket.incoming = vec![0; 20];
-        let lengths = socket.dump(libc::RTM_GETLINK, &[0; 16], |message| Ok(Some(message.payload.len()))).unwrap();
-        assert!(lengths[0] > 20);
+    fn a_datagram_larger_than_the_buffer_is_an_error() {
+        let answers = |sequence| vec![message(40, 0, sequence, &[1; 200]), message(DONE, 0, sequence, &[0; 4])];
+        assert_eq!(with_peer(answers, |socket| socket.dump(40, &[], first_byte)), Err(NetlinkError::Receive(Errno::EMSGSIZE)));
+    }
+
+    #[test]
+    fn a_long_list_is_read_into_a_longer_buffer() {
+        let answers = |sequence| {
+            let part = || message(40, 0, sequence, &[1; 3000]);
+            vec![part(), [part(), part()].concat(), vec![part(); 10].concat(), message(DONE, 0, sequence, &[0; 4])]
+        };
+        let entries = with_peer(answers, |socket| {
+            socket.incoming = vec![0; RECEIVE_BUFFER];
+            socket.dump(40, &[], first_byte)
+        });
+        assert_eq!(entries, Ok(vec![1; 13]));
+    }
+
+    #[test]
+    fn one_answer_is_one_answer() {
+        let answers = |sequence| vec![[message(40, 0, 99, &[9]), message(41, 0, sequence, &[7])].concat()];
+        assert_eq!(with_peer(answers, |socket| socket.get(40, &[], first_byte)), Ok(7));
+        let refused = |sequence| vec![message(ERROR, 0, sequence, &(-1i32).to_ne_bytes())];
+        assert_eq!(with_peer(refused, |socket| socket.get(40, &[], first_byte)).unwrap_err().errno(), Some(Errno::EPERM));
+        let acknowledged = |sequence| vec![message(ERROR, 0, sequence, &0i32.to_ne_bytes())];
+        assert!(matches!(with_peer(acknowledged, |socket| socket.get(40, &[], first_byte)), Err(NetlinkError::Malformed(_))));
     }
 
     /// Bytes of one message.
@@ -490,7 +533,7 @@ mod tests {
             }
         });
         let deadline = Instant::now() + Duration::from_millis(500);
-        let mut socket = Socket { fd: ours.into(), deadline, sequence: 0, outgoing: Vec::new(), incoming: vec![0; 64] };
+        let mut socket = Socket { fd: ours.into(), deadline, sequence: 0, outgoing: Vec::new(), incoming: vec![0; 160] };
         let result = test(&mut socket);
         // An empty datagram ends the peer.
         let _ = socket.send(&[]);
@@ -509,7 +552,7 @@ mod tests {
             vec![
                 // An answer to something else, a part of two entries of which one carries the flag, and the end.
                 message(40, 0, 99, &[9]),
-                [message(40, flag, sequence, &[1; 4]), message(40, 0, sequence, &[2; 200])].concat(),
+                [message(40, flag, sequence, &[1; 4]), message(40, 0, sequence, &[2; 40])].concat(),
                 message(DONE, 0, sequence, &[0; 4]),
             ]
         };

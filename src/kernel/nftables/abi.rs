@@ -83,6 +83,7 @@ pub(super) fn family_name(number: u8) -> &'static str {
 pub(super) mod table {
     pub(crate) const NAME: u16 = 1;
     pub(crate) const FLAGS: u16 = 2;
+    pub(crate) const USE: u16 = 3;
     pub(crate) const OWNER: u16 = 7;
 }
 

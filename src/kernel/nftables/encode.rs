@@ -7,7 +7,7 @@ use super::abi;
 use super::expressions::{Expressions, octets};
 use crate::kernel::netlink::wire::AttributeWriter;
 use crate::ruleset::print::nft;
-use crate::ruleset::{AddressSet, Condition, Family, Match, PortRange, Protocol, Rule, TableName, Target};
+use crate::ruleset::{AddressSet, Condition, Family, Match, PortRange, Protocol, Rule, TableName, Target, order};
 
 /// A rule that nf_tables cannot hold as it is: a planner's mistake, never a user's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -98,7 +98,7 @@ pub(super) fn write(list: &mut AttributeWriter<'_>, family: Family, table: Table
 /// The matches in the order in which `nft` would have them: what a port is looked for in before the port.
 fn in_order(rule: &Rule) -> Vec<&Match> {
     let mut matches: Vec<&Match> = rule.matches.iter().collect();
-    matches.sort_by_key(|wanted| nft::rank(&wanted.condition));
+    order::sort_by_key(&mut matches, |wanted| nft::rank(&wanted.condition));
     matches
 }
 

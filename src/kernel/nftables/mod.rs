@@ -51,6 +51,8 @@ pub struct Nftables {
     last: Option<Seen>,
     /// The generation that the last batch made.
     written: Option<u32>,
+    /// The generation, if it was asked for and nothing was read since.
+    known: Option<u32>,
     /// Whether there were other tables when they were last read.
     has_others: bool,
 }
@@ -72,7 +74,7 @@ enum Sent {
 impl Nftables {
     /// nf_tables, reached when it is first needed; nothing is waited for after `deadline`.
     pub fn new(deadline: Instant) -> Nftables {
-        Nftables { socket: None, deadline, journal: Vec::new(), last: None, written: None, has_others: false }
+        Nftables { socket: None, deadline, journal: Vec::new(), last: None, written: None, known: None, has_others: false }
     }
 
     fn socket(&mut self) -> Result<&mut Socket, NetlinkError> {
@@ -96,8 +98,8 @@ impl Nftables {
     }
 
     fn snapshot_of(&mut self, wanted: &dyn Fn(u8, &str) -> bool) -> Result<Snapshot, Error> {
-        let deadline = self.deadline;
-        let read = self.socket().and_then(|socket| read::snapshot(socket, deadline, wanted));
+        let (deadline, known) = (self.deadline, self.known.take());
+        let read = self.socket().and_then(|socket| read::snapshot(socket, deadline, known, wanted));
         read.map_err(|error| match error {
             NetlinkError::KeptChanging => Error::NftablesContended,
             NetlinkError::Malformed(malformed) => malformed.into(),
@@ -219,6 +221,7 @@ impl Backend for Nftables {
                     // An answer to every message is not yet a change.
                     let now =
                         self.socket().and_then(read::generation).map_err(|error| WriteError::Failed(write_error(error, "the rules")))?;
+                    self.known = Some(now);
                     if now != generation {
                         // If it is further on, somebody else has written since.
                         self.written = Some(now).filter(|now| *now == generation.wrapping_add(1));
@@ -272,7 +275,7 @@ impl Backend for Nftables {
     fn undo(&mut self, deadline: Instant) -> Vec<Error> {
         let mut errors = Vec::new();
         // What was waited for in vain may still be on its way to the old socket.
-        (self.socket, self.deadline, self.last) = (None, deadline, None);
+        (self.socket, self.deadline, self.last, self.known) = (None, deadline, None, None);
         while let Some(before) = self.journal.pop() {
             errors.extend(self.put_back(&before).err());
         }

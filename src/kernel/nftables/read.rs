@@ -34,6 +34,8 @@ pub(super) struct TableData {
     pub(super) flags: u32,
     /// The netlink port of the process to which it belongs, if it belongs to one.
     pub(super) owner: Option<u32>,
+    /// How many chains, sets and other objects there are in it.
+    pub(super) used: Option<u32>,
     pub(super) chains: Vec<ChainData>,
     /// Its sets, if any of its rules looks something up, or the table is a mesh's as a whole.
     pub(super) sets: Vec<Set>,
@@ -118,21 +120,25 @@ pub(super) fn generation(socket: &mut Socket) -> Result<u32, NetlinkError> {
         let id = answer.attributes(abi::HEAD)?.find(abi::GEN_ID)?.ok_or(Malformed("generation without a number"))?;
         id.u32_be().map(Some)
     };
-    let found = socket.query(message::GETGEN, 0, &abi::head(abi::UNSPEC, 0), |_| {}, parse)?;
-    found.first().copied().ok_or(NetlinkError::Malformed(Malformed("no generation")))
+    socket.get(message::GETGEN, &abi::head(abi::UNSPEC, 0), parse)
 }
 
-/// Reads the tables that `wanted` chooses by family and name. If rules change meanwhile, everything is read again, until
-/// `deadline`.
-pub(super) fn snapshot(socket: &mut Socket, deadline: Instant, wanted: &dyn Fn(u8, &str) -> bool) -> Result<Snapshot, NetlinkError> {
-    let mut before = generation(socket)?;
+/// Reads the tables that `wanted` chooses by family and name. If rules have changed since generation `known`, or do so
+/// meanwhile, everything is read again, until `deadline`.
+pub(super) fn snapshot(
+    socket: &mut Socket,
+    deadline: Instant,
+    known: Option<u32>,
+    wanted: &dyn Fn(u8, &str) -> bool,
+) -> Result<Snapshot, NetlinkError> {
+    let mut before = known.map_or_else(|| generation(socket), Ok)?;
     loop {
         let tables = match read_tables(socket, wanted) {
             // What was listed a moment ago has gone.
             Err(NetlinkError::Refused { errno: Errno::ENOENT, .. }) => None,
             tables => Some(tables?),
         };
-        if tables.as_ref().is_some_and(Vec::is_empty) {
+        if known.is_none() && tables.as_ref().is_some_and(Vec::is_empty) {
             // One list is of one generation; if that was a later one, what is written for this one is refused.
             return Ok(Snapshot { generation: before, tables: Vec::new() });
         }
@@ -157,7 +163,8 @@ pub(super) fn read_tables(from: &mut impl Lists, wanted: &dyn Fn(u8, &str) -> bo
     }
     for table in &mut tables {
         read_rules(from, table)?;
-        let is_whole = super::view::is_replaced_whole(table);
+        let holds_more = table.used.is_none_or(|used| usize::try_from(used) != Ok(table.chains.len()));
+        let is_whole = holds_more && super::view::is_replaced_whole(table);
         read_sets(from, table, is_whole)?;
         if is_whole {
             read_objects(from, table)?;
@@ -179,7 +186,8 @@ fn parse_table(message: &Message<'_>, wanted: &dyn Fn(u8, &str) -> bool) -> Resu
     let name = required_name(&attributes, abi::table::NAME)?;
     let flags = attributes.find(abi::table::FLAGS)?.map_or(Ok(0), |flags| flags.u32_be())?;
     let owner = attributes.find(abi::table::OWNER)?.map(|owner| owner.u32_be()).transpose()?;
-    let table = TableData { family, name, flags, owner, chains: Vec::new(), sets: Vec::new(), objects: Vec::new() };
+    let used = attributes.find(abi::table::USE)?.map(|used| used.u32_be()).transpose()?;
+    let table = TableData { family, name, flags, owner, used, chains: Vec::new(), sets: Vec::new(), objects: Vec::new() };
     Ok(Some(table).filter(|table| wanted(family, &table.name)))
 }
 

@@ -3,6 +3,7 @@
 use super::abi;
 use super::read::name_of;
 use crate::kernel::netlink::wire::{Attributes, Malformed, Message};
+use crate::ruleset::order;
 
 /// A set as a kernel tells it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,7 +47,7 @@ impl Set {
                 0 => keys.into_iter().map(|(key, _)| (key.clone(), key)).collect(),
                 _ => intervals(keys),
             };
-            intervals.sort_unstable();
+            order::sort_by(&mut intervals, Ord::cmp);
             self.intervals = Some(intervals);
         }
         self.elements = lists;
@@ -81,7 +82,7 @@ fn keys_of(list: &[u8]) -> Result<Option<Vec<Key>>, Malformed> {
 /// Beginnings and ends into intervals.
 fn intervals(mut keys: Vec<Key>) -> Vec<(Vec<u8>, Vec<u8>)> {
     // An end before a beginning of the same value.
-    keys.sort_unstable_by(|(a, a_ends), (b, b_ends)| (a, !a_ends).cmp(&(b, !b_ends)));
+    order::sort_by(&mut keys, |(a, a_ends), (b, b_ends)| (a, !a_ends).cmp(&(b, !b_ends)));
     let mut intervals = Vec::new();
     let mut open: Option<Vec<u8>> = None;
     for (key, ends) in keys {

@@ -6,7 +6,9 @@
 
 use std::fmt::{Display, Write};
 
-use crate::ruleset::{AddressRange, Condition, Counters, Family, MarkMask, Match, Opaque, PortRange, Protocol, Rule, StateSet, Target};
+use crate::ruleset::{
+    AddressRange, Condition, Counters, Family, MarkMask, Match, Opaque, PortRange, Protocol, Rule, StateSet, Target, order,
+};
 
 /// The rule without chain: `tcp dport 15008 counter return`. `name` tells what the chain that a rule jumps to is called
 /// in nf_tables.
@@ -21,7 +23,7 @@ pub(crate) fn words(rule: &Rule, family: Family, counted: bool, name: impl Fn(&s
     let is_said = header.is_some() && rule.matches.iter().any(|wanted| is_port(&wanted.condition));
     let is_shown = |wanted: &&Match| !is_said || wanted.negated || !matches!(wanted.condition, Condition::Protocol(_));
     let mut matches: Vec<&Match> = rule.matches.iter().filter(is_shown).collect();
-    matches.sort_by_key(|wanted| rank(&wanted.condition));
+    order::sort_by_key(&mut matches, |wanted| rank(&wanted.condition));
 
     let mut words: Vec<String> = matches.into_iter().map(|wanted| match_text(wanted, family, header.unwrap_or("th"))).collect();
     words.extend(counted.then(|| "counter".to_owned()));

@@ -215,9 +215,6 @@ fn a_report_has_it_too() {
 #[test]
 fn a_proxy_that_does_not_hear_what_is_redirected_is_named() {
     require_root!();
-    let pod = pod();
-    run(&pod, "apply", "nftables", &[]).expect(0);
-    let listen = |address: &str| pod.inside(|| TcpListener::bind(address).unwrap());
     for (addresses, unheard) in [
         (&["10.9.0.2:15001"][..], Some("127.0.0.1:15001, and the proxy listens on 10.9.0.2:15001 alone; let it listen on 0.0.0.0")),
         (&["[2001:db8:9::2]:15001"], Some("[::1]:15001, and the proxy listens on [2001:db8:9::2]:15001 alone; let it listen on ::")),
@@ -228,7 +225,11 @@ fn a_proxy_that_does_not_hear_what_is_redirected_is_named() {
         (&["10.9.0.2:15002"], None),
         (&[], None),
     ] {
-        let _listeners: Vec<TcpListener> = addresses.iter().map(|address| listen(address)).collect();
+        // A program that another test starts at this moment may hold a socket a little longer: each case has a pod of its own.
+        let pod = pod();
+        run(&pod, "apply", "nftables", &[]).expect(0);
+        let listen = |address: &&str| pod.inside(|| TcpListener::bind(address).unwrap());
+        let _listeners: Vec<TcpListener> = addresses.iter().map(listen).collect();
         let verify = run(&pod, "verify", "nftables", &[]);
         assert_eq!(verify.code, if unheard.is_some() { 3 } else { 0 }, "{addresses:?}: {verify}");
         let named = unheard.is_none_or(|text| verify.stdout.contains(&format!("unheard: connections are redirected to {text}")));

@@ -122,7 +122,7 @@ impl Kernel {
         settled.why = self.why(&found, wanted.mesh);
         settled.warnings.extend(self.notes());
         let mut drift = found.drift(wanted, &settled.families);
-        for taking in self.takings(wanted, Look::Everything)? {
+        for taking in self.takings(wanted, Look::Everything, &[])? {
             match taking.is_certain {
                 true => drift.push(Drift::Finding(format!("foreign: {}", taking.text))),
                 false => settled.warnings.push(taking.text),
@@ -195,7 +195,7 @@ impl Kernel {
             settled.why = refusal.map_or(why, |refusal| format!("{refusal}"));
             settled.warnings.extend(self.notes());
             if has_others || self.backends.iter().any(|backend| backend.has_other_tables()) {
-                match self.takings(wanted, look) {
+                match self.takings(wanted, look, &in_legacy_tables(wanted, &settled.families)) {
                     Ok(takings) => settled.warnings.extend(takings.into_iter().map(|taking| taking.text)),
                     Err(error) => debug!("whether foreign rules take packets away is not known: {error}"),
                 }
@@ -252,11 +252,7 @@ impl Kernel {
             route::ensure(&mut self.route, &wanted.routing, journal)?;
             self.write(wanted, (assignment, targets), &found)?;
             route::remove(&mut self.route, &found.stale, journal)?;
-            let needed: Vec<(Family, TableName)> = wanted
-                .planned()
-                .filter(|plan| form_of(targets, plan.family) == Some(Form::Legacy))
-                .flat_map(|plan| plan.tables.iter().map(|table| (plan.family, table.name)))
-                .collect();
+            let needed = in_legacy_tables(wanted, targets);
             found = self.look(wanted, look, &needed, Some(found.searched))?;
             if found.is_as_wanted(wanted, targets) {
                 return Ok(());
@@ -437,6 +433,12 @@ impl Kernel {
             Next::Nowhere(family) => Err(trial.nowhere(family)),
         }
     }
+}
+
+/// The tables of the legacy packet filter that the plans go to.
+fn in_legacy_tables(wanted: &Wanted, targets: &[(Family, Form)]) -> Vec<(Family, TableName)> {
+    let plans = wanted.planned().filter(|plan| form_of(targets, plan.family) == Some(Form::Legacy));
+    plans.flat_map(|plan| plan.tables.iter().map(|table| (plan.family, table.name))).collect()
 }
 
 /// `rules of istio are in the legacy packet filter`

@@ -69,9 +69,7 @@ impl Kernel {
         let mut held = Vec::new();
         for plan in &wanted.rulesets {
             for backend in &mut self.backends {
-                // Only legacy tables come into being by being asked for.
-                let of_family = needed.iter().filter(|(family, _)| backend.name() == BackendName::Legacy && *family == plan.family);
-                let needed: Vec<TableName> = of_family.map(|(_, table)| *table).collect();
+                let needed = needed_of(backend.name(), plan.family, needed);
                 match backend.read(plan.family, &needed, look) {
                     Ok(there) => held.extend(there),
                     Err(error) if error.is_filter_absent() && needed.is_empty() => debug!("{error}"),
@@ -108,20 +106,22 @@ impl Kernel {
     /// Everything that the packet filters hold in tables that a mesh's rules may be in, foreign rules included; and all
     /// tables of nf_tables, to be shown.
     pub fn live(&mut self) -> Result<Live, Error> {
-        self.all(Look::Everything)
+        self.all(Look::Everything, &[])
     }
 
-    /// What in the packet filters takes packets away from what is wanted.
-    pub(super) fn takings(&mut self, wanted: &Wanted, look: Look) -> Result<Vec<Taking>, Error> {
-        let (live, pod) = (self.all(look)?, self.pod()?);
+    /// What in the packet filters takes packets away from what is wanted. `needed` are legacy tables that are there by now, if
+    /// they were not when the first look was taken.
+    pub(super) fn takings(&mut self, wanted: &Wanted, look: Look, needed: &[(Family, TableName)]) -> Result<Vec<Taking>, Error> {
+        let (live, pod) = (self.all(look, needed)?, self.pod()?);
         Ok(wanted.planned().flat_map(|plan| guard::takings(plan, &wanted.routing, &live, &pod)).collect())
     }
 
-    fn all(&mut self, look: Look) -> Result<Live, Error> {
+    fn all(&mut self, look: Look, needed: &[(Family, TableName)]) -> Result<Live, Error> {
         let mut live = Live::default();
         for family in Family::ALL {
             for backend in &mut self.backends {
-                match backend.read(family, &[], look) {
+                let needed = needed_of(backend.name(), family, needed);
+                match backend.read(family, &needed, look) {
                     Ok(held) => live.held.extend(held),
                     Err(error) if error.is_filter_absent() => debug!("{error}"),
                     Err(error) => return Err(error),
@@ -137,6 +137,12 @@ impl Kernel {
         }
         Ok(live)
     }
+}
+
+/// The tables of `needed` that a backend is to be asked for: only legacy tables come into being by that.
+fn needed_of(backend: BackendName, family: Family, needed: &[(Family, TableName)]) -> Vec<TableName> {
+    let is_asked = |of: &Family| backend == BackendName::Legacy && *of == family;
+    needed.iter().filter(|(of, _)| is_asked(of)).map(|(_, table)| *table).collect()
 }
 
 /// Rules that stop all traffic, as istio-iptables puts in while it reconciles, are foreign where nothing else tells of it.

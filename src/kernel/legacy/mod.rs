@@ -55,7 +55,8 @@ pub struct Legacy {
     lock: Option<XtablesLock>,
     /// Why the list of tables could not be read where nothing else was to be asked.
     unlisted: Option<String>,
-    /// The families of which no table was there when the first look was taken: what appears later is another run's matter.
+    /// The families of which no table was there when the first look was taken. What others add before the run ends is another
+    /// run's matter.
     empty: Vec<Family>,
 }
 
@@ -147,6 +148,7 @@ impl Backend for Legacy {
     }
 
     fn undo(&mut self, deadline: Instant) -> Vec<Error> {
+        self.empty.clear();
         let mut errors = Vec::new();
         while let Some(replaced) = self.journal.pop() {
             errors.extend(self.put_back(&replaced, deadline).err());
@@ -160,6 +162,7 @@ impl Backend for Legacy {
     }
 
     fn commit(&mut self) {
+        self.empty.clear();
         self.journal.clear();
         self.lock = None;
     }

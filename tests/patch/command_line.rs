@@ -143,6 +143,23 @@ fn a_folder_is_read_in_order_and_files_are_kept_apart() {
 }
 
 #[test]
+fn files_that_begin_with_directives_are_kept_apart() {
+    let folder = Folder::new();
+    let file = |name: &str, text: &str| folder.file(name, text).display().to_string();
+    let (comment, plain) = (file("comment", "# nothing\n"), file("plain", "a: 1"));
+    let (directive, marked) = (file("directive", "  # only\n%YAML 1.2\n---\nb: 2\n"), file("marked", "\u{feff}  # c\n---\nc: 3\n"));
+    for (files, wanted) in [
+        ([&plain, &directive], "a: 1\n...\n  # only\n%YAML 1.2\n---\nb: 2\n"),
+        ([&directive, &marked], "  # only\n%YAML 1.2\n---\nb: 2\n  # c\n---\nc: 3\n"),
+        ([&comment, &directive], "# nothing\n  # only\n%YAML 1.2\n---\nb: 2\n"),
+    ] {
+        let out = mesh_patch(&files, "").expect(0).stdout;
+        assert_eq!(out, wanted);
+        assert_eq!(mesh_patch::<&str>(&[], &out).expect(0).stdout, out);
+    }
+}
+
+#[test]
 fn resources_replace_what_was_there() {
     let after = patched(POD, &["--resources", "cpu=1m,memory=4Mi"]);
     assert!(

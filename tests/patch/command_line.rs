@@ -122,7 +122,8 @@ fn in_place_keeps_mode_and_link_and_leaves_nothing_behind() {
     assert_eq!(fs::metadata(&untouched).unwrap().ino(), inode);
     assert_eq!(fs::read_dir(folder.path().join("sub")).unwrap().count(), 1);
     fs::write(&path, POD).unwrap();
-    mesh_patch(&["--in-place", "--image", IMAGE, link.to_str().unwrap(), path.to_str().unwrap()], "").expect(0);
+    let twice = mesh_patch(&["--in-place", "--image", IMAGE, link.to_str().unwrap(), path.to_str().unwrap()], "").expect(0);
+    assert!(twice.stderr.ends_with("\nmesh-patch: 1 object changed\n"), "{}", twice.stderr);
     assert_eq!(fs::read_to_string(&path).unwrap(), patched(POD, &[]));
     let again = mesh_patch(&["--in-place", "--image", IMAGE, link.to_str().unwrap()], "").expect(0);
     assert_eq!(again.stderr, "mesh-patch: nothing to change\n");
@@ -140,6 +141,20 @@ fn a_folder_is_read_in_order_and_files_are_kept_apart() {
     assert_eq!(out, "# first\n---\nkind: A\n---\nkind: B\n---\n{\"kind\": \"C\"}\n");
     let both = mesh_patch(&[folder.path().join("b.yaml").to_str().unwrap(), "-"], "---\nkind: S\n").expect(0).stdout;
     assert_eq!(both, "kind: B\n---\nkind: S\n");
+}
+
+#[test]
+fn a_file_is_taken_once_however_often_it_is_named() {
+    let folder = Folder::new();
+    let sub = folder.path().join("sub");
+    let path = folder.file("sub/pod.yaml", POD);
+    symlink("pod.yaml", sub.join("link.yaml")).unwrap();
+    for names in [[&sub, &path], [&path, &sub], [&sub, &sub]] {
+        assert_eq!(mesh_patch(&names, "").expect(0).stdout, mesh_patch::<&str>(&[], POD).expect(0).stdout);
+    }
+    let ran = mesh_patch(&["--in-place", "--image", IMAGE, sub.to_str().unwrap(), path.to_str().unwrap()], "").expect(0);
+    assert!(ran.stderr.ends_with("\nmesh-patch: 1 object changed\n"), "{}", ran.stderr);
+    assert!(fs::symlink_metadata(sub.join("link.yaml")).unwrap().is_symlink());
 }
 
 #[test]

@@ -204,8 +204,37 @@ fn a_patch_of_one_object_is_json() {
         ])
     );
     assert_eq!(mesh_patch(&["--output", "json-patch", "--image", "x"], POD).expect(0).stdout, "[]\n");
-    let two = mesh_patch(&["--output", "json-patch"], format!("{POD}---\n{POD}")).expect(0).stdout;
-    assert_eq!(two.matches("---\n# Pod shop/web (v1)\n[\n").count(), 2, "{two}");
+}
+
+#[test]
+fn patches_of_several_objects_say_whose_they_are() {
+    let other = POD.replace("name: web, namespace: shop", "generateName: web-");
+    let out = mesh_patch(&["--output", "json-patch", "--image", IMAGE], format!("{POD}---\n{other}")).expect(0).stdout;
+    let patches: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let one = mesh_patch(&["--output", "json-patch", "--image", IMAGE], POD).expect(0).stdout;
+    let one: serde_json::Value = serde_json::from_str(&one).unwrap();
+    assert_eq!(
+        patches,
+        serde_json::json!([
+            {"target": {"apiVersion": "v1", "kind": "Pod", "namespace": "shop", "name": "web"}, "patch": one},
+            {"target": {"apiVersion": "v1", "kind": "Pod", "generateName": "web-"}, "patch": one},
+        ])
+    );
+}
+
+#[test]
+fn a_patch_tests_every_item_that_it_takes_out_or_replaces() {
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec:\n  initContainers:\n  - name: linkerd-init\n    args: [-p, '4143', -o, '4140']\n    securityContext: {capabilities: {add: [NET_ADMIN, NET_RAW], drop: [KILL]}}\n    volumeMounts: [{name: xtables-lock, mountPath: /run}, {mountPath: /run/xtables.lock}, {name: data, mountPath: /data}]\n";
+    let out = mesh_patch(&["--output", "json-patch", "--image", IMAGE], pod).expect(0).stdout;
+    let patch: Vec<serde_json::Value> = serde_json::from_str(&out).unwrap();
+    let in_list = |operation: &serde_json::Value| operation["path"].as_str().unwrap().ends_with(|last: char| last.is_ascii_digit());
+    let mut seen = Vec::new();
+    for pair in patch.windows(2).filter(|pair| ["remove", "replace"].contains(&pair[1]["op"].as_str().unwrap()) && in_list(&pair[1])) {
+        let (path, tested) = (pair[1]["path"].as_str().unwrap(), pair[0]["path"].as_str().unwrap());
+        assert!(pair[0]["op"] == "test" && (tested == path || tested == format!("{path}/name")), "{pair:?}");
+        seen.push(pair[0]["value"].to_string());
+    }
+    assert_eq!(seen, ["\"NET_RAW\"", "\"KILL\"", "\"xtables-lock\"", "{\"mountPath\":\"/run/xtables.lock\"}"]);
 }
 
 #[test]

@@ -12,8 +12,10 @@ pub struct Object {
     pub api_version: String,
     /// Its kind.
     pub kind: String,
-    /// Its name, or the beginning of it (`generateName`); empty if it has none.
+    /// Its name, or the beginning of it; empty if it has none.
     pub name: String,
+    /// Whether the cluster makes up the end of its name (`generateName`).
+    pub is_generated: bool,
     /// Its namespace, if it says one.
     pub namespace: Option<String>,
     /// Where in the document it is.
@@ -86,10 +88,12 @@ fn visit(value: &Value, path: &Path, kind_of_items: Option<(&str, &str)>, found:
 
 fn object(api_version: &str, kind: &str, value: &Value, path: &Path) -> Object {
     let metadata = |key: &str| value.get("metadata")?.get(key)?.as_str().map(str::to_owned);
+    let (name, beginning) = (metadata("name"), metadata("generateName"));
     Object {
         api_version: api_version.to_owned(),
         kind: kind.to_owned(),
-        name: metadata("name").or_else(|| metadata("generateName")).unwrap_or_default(),
+        is_generated: name.is_none() && beginning.is_some(),
+        name: name.or(beginning).unwrap_or_default(),
         namespace: metadata("namespace"),
         path: path.clone(),
     }

@@ -3,12 +3,12 @@
 use serde_json::{Value, json};
 
 use super::align::{Fate, align};
-use super::object::group;
+use super::object::{Object, group};
 use super::path::Path;
 use super::{PatchedObject, render};
 
-/// The operations of an RFC 6902 patch that make the object what it is now. Before an item of a list is changed its name is
-/// tested, so that the patch fails where it does not belong.
+/// The operations of an RFC 6902 patch that make the object what it is now. Before an item of a list is changed or taken out its
+/// name is tested, of one that has none its value, so that the patch fails where it does not belong.
 pub fn json_patch(patched: &PatchedObject) -> Vec<Value> {
     let mut operations = Vec::new();
     compare(&patched.old, &patched.new, &Path::default(), &mut operations);
@@ -60,25 +60,32 @@ fn compare(old: &Value, new: &Value, path: &Path, operations: &mut Vec<Value>) {
 }
 
 fn test(item: &Value, at: &Path, operations: &mut Vec<Value>) {
-    if let Some(name) = item.get("name").filter(|name| name.is_string()) {
-        operations.push(json!({"op": "test", "path": at.key("name").pointer(), "value": name}));
-    }
+    let (at, value) = match item.get("name").filter(|name| name.is_string()) {
+        Some(name) => (at.key("name"), name),
+        None => (at.clone(), item),
+    };
+    operations.push(json!({"op": "test", "path": at.pointer(), "value": value}));
 }
 
-/// One RFC 6902 patch for each object, as a JSON array; of several, each is a YAML document that says in a comment whose it is.
-/// Of nothing, an empty patch.
+/// RFC 6902 patches as JSON: of one object its patch, of several a list of `{"target": …, "patch": […]}`, of nothing an empty patch.
 pub fn json_patches(objects: &[&PatchedObject]) -> String {
-    let pretty = |operations: &[Value]| format!("{:#}\n", Value::from(operations));
-    match objects {
-        [] => pretty(&[]),
-        [one] => pretty(&json_patch(one)),
-        several => {
-            let document = |patched: &&PatchedObject| {
-                format!("---\n# {} ({})\n{}", patched.object, patched.object.api_version, pretty(&json_patch(patched)))
-            };
-            several.iter().map(document).collect()
-        }
+    let patch = match objects {
+        [one] => Value::from(json_patch(one)),
+        all => all.iter().map(|patched| json!({"target": target(&patched.object), "patch": json_patch(patched)})).collect(),
+    };
+    format!("{patch:#}\n")
+}
+
+/// Which object a patch is for, in the fields that the object itself has.
+fn target(object: &Object) -> Value {
+    let mut target = json!({"apiVersion": object.api_version, "kind": object.kind});
+    if let Some(namespace) = &object.namespace {
+        target["namespace"] = json!(namespace);
     }
+    if !object.name.is_empty() {
+        target[if object.is_generated { "generateName" } else { "name" }] = json!(object.name);
+    }
+    target
 }
 
 /// A kustomization that lists `resources` and patches the objects in them.

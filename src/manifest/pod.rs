@@ -6,7 +6,7 @@ use super::init::{self, Role};
 use super::kata;
 use super::object::Pod;
 use super::path::Path;
-use super::settings::Settings;
+use super::settings::{Kata, Settings};
 
 /// Fields that hold containers.
 const CONTAINERS: [&str; 3] = ["initContainers", "containers", "ephemeralContainers"];
@@ -58,6 +58,9 @@ fn work(
         .collect();
     if inits.is_empty() && !has_proxy(draft, pod, &all) {
         findings.marked = mark(draft)?;
+        if let Some(kata) = settings.kata.as_ref().filter(|kata| findings.marked.is_none() && !is_sent(draft, pod, kata)) {
+            findings.warnings.push((pod.spec.clone(), format!("this pod has no mesh, so {kata} does not change it")));
+        }
         return Ok(());
     }
     let mut unmounted = Vec::new();
@@ -89,6 +92,16 @@ fn work(
         findings.warnings.push((pod.spec.key("hostNetwork"), text.to_owned()));
     }
     Ok(())
+}
+
+/// Whether the pod says already what sends it into a guest.
+fn is_sent(draft: &Draft, pod: &Pod, kata: &Kata) -> bool {
+    let (at, wanted) = match (kata, kata.annotation()) {
+        (Kata::RuntimeClass(name), _) => (pod.spec.key("runtimeClassName"), name.as_str()),
+        (_, Some((annotation, value))) => (pod.metadata.key("annotations").key(annotation), value),
+        _ => return false,
+    };
+    draft.get(&at).is_some_and(|value| value == wanted)
 }
 
 /// The containers in a field of a pod.

@@ -122,7 +122,8 @@ fn in_place_keeps_mode_and_link_and_leaves_nothing_behind() {
     assert_eq!(fs::metadata(&untouched).unwrap().ino(), inode);
     assert_eq!(fs::read_dir(folder.path().join("sub")).unwrap().count(), 1);
     fs::write(&path, POD).unwrap();
-    mesh_patch(&["--in-place", "--image", IMAGE, link.to_str().unwrap(), path.to_str().unwrap()], "").expect(0);
+    let twice = mesh_patch(&["--in-place", "--image", IMAGE, link.to_str().unwrap(), path.to_str().unwrap()], "").expect(0);
+    assert!(twice.stderr.ends_with("\nmesh-patch: 1 object changed\n"), "{}", twice.stderr);
     assert_eq!(fs::read_to_string(&path).unwrap(), patched(POD, &[]));
     let again = mesh_patch(&["--in-place", "--image", IMAGE, link.to_str().unwrap()], "").expect(0);
     assert_eq!(again.stderr, "mesh-patch: nothing to change\n");
@@ -140,6 +141,37 @@ fn a_folder_is_read_in_order_and_files_are_kept_apart() {
     assert_eq!(out, "# first\n---\nkind: A\n---\nkind: B\n---\n{\"kind\": \"C\"}\n");
     let both = mesh_patch(&[folder.path().join("b.yaml").to_str().unwrap(), "-"], "---\nkind: S\n").expect(0).stdout;
     assert_eq!(both, "kind: B\n---\nkind: S\n");
+}
+
+#[test]
+fn a_file_is_taken_once_however_often_it_is_named() {
+    let folder = Folder::new();
+    let sub = folder.path().join("sub");
+    let path = folder.file("sub/pod.yaml", POD);
+    symlink("pod.yaml", sub.join("link.yaml")).unwrap();
+    for names in [[&sub, &path], [&path, &sub], [&sub, &sub]] {
+        assert_eq!(mesh_patch(&names, "").expect(0).stdout, mesh_patch::<&str>(&[], POD).expect(0).stdout);
+    }
+    let ran = mesh_patch(&["--in-place", "--image", IMAGE, sub.to_str().unwrap(), path.to_str().unwrap()], "").expect(0);
+    assert!(ran.stderr.ends_with("\nmesh-patch: 1 object changed\n"), "{}", ran.stderr);
+    assert!(fs::symlink_metadata(sub.join("link.yaml")).unwrap().is_symlink());
+}
+
+#[test]
+fn files_that_begin_with_directives_are_kept_apart() {
+    let folder = Folder::new();
+    let file = |name: &str, text: &str| folder.file(name, text).display().to_string();
+    let (comment, plain) = (file("comment", "# nothing\n"), file("plain", "a: 1"));
+    let (directive, marked) = (file("directive", "  # only\n%YAML 1.2\n---\nb: 2\n"), file("marked", "\u{feff}  # c\n---\nc: 3\n"));
+    for (files, wanted) in [
+        ([&plain, &directive], "a: 1\n...\n  # only\n%YAML 1.2\n---\nb: 2\n"),
+        ([&directive, &marked], "  # only\n%YAML 1.2\n---\nb: 2\n  # c\n---\nc: 3\n"),
+        ([&comment, &directive], "# nothing\n  # only\n%YAML 1.2\n---\nb: 2\n"),
+    ] {
+        let out = mesh_patch(&files, "").expect(0).stdout;
+        assert_eq!(out, wanted);
+        assert_eq!(mesh_patch::<&str>(&[], &out).expect(0).stdout, out);
+    }
 }
 
 #[test]
@@ -172,8 +204,37 @@ fn a_patch_of_one_object_is_json() {
         ])
     );
     assert_eq!(mesh_patch(&["--output", "json-patch", "--image", "x"], POD).expect(0).stdout, "[]\n");
-    let two = mesh_patch(&["--output", "json-patch"], format!("{POD}---\n{POD}")).expect(0).stdout;
-    assert_eq!(two.matches("---\n# Pod shop/web (v1)\n[\n").count(), 2, "{two}");
+}
+
+#[test]
+fn patches_of_several_objects_say_whose_they_are() {
+    let other = POD.replace("name: web, namespace: shop", "generateName: web-");
+    let out = mesh_patch(&["--output", "json-patch", "--image", IMAGE], format!("{POD}---\n{other}")).expect(0).stdout;
+    let patches: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let one = mesh_patch(&["--output", "json-patch", "--image", IMAGE], POD).expect(0).stdout;
+    let one: serde_json::Value = serde_json::from_str(&one).unwrap();
+    assert_eq!(
+        patches,
+        serde_json::json!([
+            {"target": {"apiVersion": "v1", "kind": "Pod", "namespace": "shop", "name": "web"}, "patch": one},
+            {"target": {"apiVersion": "v1", "kind": "Pod", "generateName": "web-"}, "patch": one},
+        ])
+    );
+}
+
+#[test]
+fn a_patch_tests_every_item_that_it_takes_out_or_replaces() {
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec:\n  initContainers:\n  - name: linkerd-init\n    args: [-p, '4143', -o, '4140']\n    securityContext: {capabilities: {add: [NET_ADMIN, NET_RAW], drop: [KILL]}}\n    volumeMounts: [{name: xtables-lock, mountPath: /run}, {mountPath: /run/xtables.lock}, {name: data, mountPath: /data}]\n";
+    let out = mesh_patch(&["--output", "json-patch", "--image", IMAGE], pod).expect(0).stdout;
+    let patch: Vec<serde_json::Value> = serde_json::from_str(&out).unwrap();
+    let in_list = |operation: &serde_json::Value| operation["path"].as_str().unwrap().ends_with(|last: char| last.is_ascii_digit());
+    let mut seen = Vec::new();
+    for pair in patch.windows(2).filter(|pair| ["remove", "replace"].contains(&pair[1]["op"].as_str().unwrap()) && in_list(&pair[1])) {
+        let (path, tested) = (pair[1]["path"].as_str().unwrap(), pair[0]["path"].as_str().unwrap());
+        assert!(pair[0]["op"] == "test" && (tested == path || tested == format!("{path}/name")), "{pair:?}");
+        seen.push(pair[0]["value"].to_string());
+    }
+    assert_eq!(seen, ["\"NET_RAW\"", "\"KILL\"", "\"xtables-lock\"", "{\"mountPath\":\"/run/xtables.lock\"}"]);
 }
 
 #[test]

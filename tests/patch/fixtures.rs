@@ -162,5 +162,11 @@ fn only_a_template_of_a_mesh_is_touched() {
     let plain = text("without-mesh.yaml");
     let ran = mesh_patch(&["--runtime-class", "kata"], &plain).expect(0);
     assert_eq!(ran.stdout, plain);
-    assert_eq!(ran.stderr, "mesh-patch: nothing to change\n");
+    // That it does not get what was asked for is said.
+    let said: Vec<&str> = ran.stderr.lines().collect();
+    let (last, pods) = said.split_last().unwrap();
+    let left = "this pod has no mesh, so --runtime-class kata does not change it";
+    assert!(!pods.is_empty() && pods.iter().all(|line| line.contains(left)), "{}", ran.stderr);
+    assert_eq!(*last, "mesh-patch: nothing to change");
+    assert_eq!(mesh_patch::<&str>(&[], &plain).expect(0).stderr, "mesh-patch: nothing to change\n");
 }

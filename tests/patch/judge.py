@@ -106,23 +106,23 @@ def words(path):
     print(json.dumps(found))
 
 
-def label(item):
+def target(item):
     metadata = item["metadata"]
-    namespace = metadata["namespace"] + "/" if "namespace" in metadata else ""
-    return f"{item['kind']} {namespace}{metadata['name']} ({item['apiVersion']})"
+    named = {key: metadata[key] for key in ("namespace", "name") if key in metadata}
+    return {"apiVersion": item["apiVersion"], "kind": item["kind"], **named}
 
 
 def apply(path, patches):
     before = documents(path)
     found = [item for document in before for item in objects(document)]
     with open(patches, encoding="utf-8") as file:
-        text = file.read()
+        parts = json.load(file)
     # Of several patches each says whose it is; one alone is for the one object that has a mesh.
-    parts = text.split("---\n# ")[1:] if text.startswith("---") else [f"{label(found[0])}\n{text}"] if found else []
+    if parts and "op" in parts[0]:
+        parts = [{"target": target(found[0]), "patch": parts}]
     for part in parts:
-        whose, patch = part.split("\n", 1)
-        (item,) = (item for item in found if label(item) == whose)
-        changed = jsonpatch.apply_patch(item, json.loads(patch))
+        (item,) = (item for item in found if target(item) == part["target"])
+        changed = jsonpatch.apply_patch(item, part["patch"])
         item.clear()
         item.update(changed)
     print(json.dumps(before))

@@ -133,3 +133,19 @@ fn a_pod_in_the_nodes_network_gets_a_warning() {
         "{said:#?}"
     );
 }
+
+#[test]
+fn a_pod_without_a_mesh_stays_where_it_runs_and_that_is_said() {
+    let plain = |rest: &str| format!("apiVersion: v1\nkind: Pod\nmetadata:\n  name: web\n{rest}spec:\n  containers: [{{name: app}}]\n");
+    assert_eq!(
+        warnings(&plain(""), &["--runtime-class", "kata-qemu"]),
+        ["stdin: document 1, line 5: Pod web: spec: this pod has no mesh, so --runtime-class kata-qemu does not change it"]
+    );
+    // It runs there already, or a webhook has yet to inject it, which is said instead.
+    let there = plain("") + "  runtimeClassName: kata-qemu\n";
+    assert_eq!(warnings(&there, &["--runtime-class", "kata-qemu"]), [""; 0]);
+    assert_eq!(warnings(&there, &["--untrusted", "cri-o"]).len(), 1);
+    assert_eq!(warnings(&plain("  annotations: {io.kubernetes.cri-o.TrustedSandbox: \"false\"}\n"), &["--untrusted", "cri-o"]), [""; 0]);
+    let marked = warnings(&plain("  annotations: {linkerd.io/inject: enabled}\n"), &["--runtime-class", "kata-qemu"]);
+    assert!(marked.len() == 1 && marked[0].contains("webhook"), "{marked:?}");
+}

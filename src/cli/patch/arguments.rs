@@ -42,6 +42,10 @@ pub(super) enum Format {
     Kustomize,
 }
 
+/// The help of --output.
+const OUTPUT: &str = "yaml, json-patch (RFC 6902: of one object the patch, of several a JSON array of {\"target\": {apiVersion, kind, \
+                      namespace, name}, \"patch\": [...]}) or kustomize (a kustomization.yaml for the current folder) [default: yaml]";
+
 /// The command line as clap knows it.
 pub(super) fn command() -> Command {
     let value = |name: &'static str, value: &'static str, help: String| Arg::new(name).long(name).value_name(value).help(help);
@@ -75,7 +79,7 @@ pub(super) fn command() -> Command {
         )
         .arg(switch("check", "Write nothing but a list of what would change; exit code 3 if anything would, or a pod has yet to be injected"))
         .arg(switch("diff", "Write a unified diff instead of the manifests"))
-        .arg(value("output", "FORMAT", "yaml, json-patch (RFC 6902, one for each object) or kustomize [default: yaml]".to_owned()))
+        .arg(value("output", "FORMAT", OUTPUT.to_owned()))
         .arg(switch("in-place", "Change the files themselves"))
 }
 

@@ -1,5 +1,6 @@
 //! Manifests read from files, folders and stdin, and written back all together.
 
+use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
@@ -15,56 +16,76 @@ const ENDINGS: [&str; 3] = ["yaml", "yml", "json"];
 pub(super) struct Input {
     /// As messages name it.
     pub(super) name: String,
-    /// Where it is; nowhere if it came from stdin.
+    /// Where it is, behind all links; nowhere if it came from stdin.
     pub(super) path: Option<PathBuf>,
     pub(super) text: String,
 }
 
-/// Reads all of `names`.
+/// Reads all of `names`; a file that several of them lead to once, by the first.
 pub(super) fn read(names: &[PathBuf]) -> Result<Vec<Input>, Failure> {
-    let mut inputs = Vec::new();
+    let mut reader = Reader::default();
     for name in names {
         if name.as_os_str() == "-" {
-            if inputs.iter().any(|input: &Input| input.path.is_none()) {
-                return Err(Failure::usage("stdin (-) can be read only once"));
-            }
-            let mut bytes = Vec::new();
-            io::stdin().lock().read_to_end(&mut bytes).map_err(|error| failed("stdin", "cannot be read", &error))?;
-            inputs.push(Input { name: "stdin".to_owned(), path: None, text: text("stdin", bytes)? });
+            reader.stdin()?;
         } else if name.is_dir() {
-            let before = inputs.len();
-            folder(name, &mut inputs)?;
-            if inputs.len() == before {
+            if !reader.folder(name)? {
                 return Err(Failure::new(Code::Failed, format!("{}: no *.yaml, *.yml or *.json is in this folder", name.display()), None));
             }
         } else {
-            inputs.push(file(name)?);
+            reader.file(name)?;
         }
     }
-    Ok(inputs)
+    Ok(reader.inputs)
 }
 
-/// The manifests in a folder and in those inside, in the order of their names. Hidden ones are left out, and folders behind links.
-fn folder(path: &Path, inputs: &mut Vec<Input>) -> Result<(), Failure> {
-    let cannot = |error: io::Error| failed(&path.display().to_string(), "cannot be read", &error);
-    let mut entries = fs::read_dir(path).and_then(Iterator::collect::<io::Result<Vec<_>>>).map_err(cannot)?;
-    entries.sort_by_key(fs::DirEntry::file_name);
-    for entry in entries.iter().filter(|entry| !entry.file_name().as_encoded_bytes().starts_with(b".")) {
-        let path = entry.path();
-        let known = path.extension().is_some_and(|ending| ENDINGS.iter().any(|known| ending == *known));
-        if entry.file_type().map_err(cannot)?.is_dir() {
-            folder(&path, inputs)?;
-        } else if known && path.is_file() {
-            inputs.push(file(&path)?);
+/// What has been read so far.
+#[derive(Default)]
+struct Reader {
+    inputs: Vec<Input>,
+    seen: HashSet<PathBuf>,
+}
+
+impl Reader {
+    fn stdin(&mut self) -> Result<(), Failure> {
+        if self.inputs.iter().any(|input| input.path.is_none()) {
+            return Err(Failure::usage("stdin (-) can be read only once"));
         }
+        let mut bytes = Vec::new();
+        io::stdin().lock().read_to_end(&mut bytes).map_err(|error| failed("stdin", "cannot be read", &error))?;
+        self.inputs.push(Input { name: "stdin".to_owned(), path: None, text: text("stdin", bytes)? });
+        Ok(())
     }
-    Ok(())
-}
 
-fn file(path: &Path) -> Result<Input, Failure> {
-    let name = path.display().to_string();
-    let bytes = fs::read(path).map_err(|error| failed(&name, "cannot be read", &error))?;
-    Ok(Input { text: text(&name, bytes)?, path: Some(path.to_owned()), name })
+    /// The manifests in a folder and in those inside, in the order of their names. Hidden ones are left out, and folders behind
+    /// links. Says whether there are any.
+    fn folder(&mut self, path: &Path) -> Result<bool, Failure> {
+        let cannot = |error: io::Error| failed(&path.display().to_string(), "cannot be read", &error);
+        let mut entries = fs::read_dir(path).and_then(Iterator::collect::<io::Result<Vec<_>>>).map_err(cannot)?;
+        entries.sort_by_key(fs::DirEntry::file_name);
+        let mut any = false;
+        for entry in entries.iter().filter(|entry| !entry.file_name().as_encoded_bytes().starts_with(b".")) {
+            let path = entry.path();
+            let known = path.extension().is_some_and(|ending| ENDINGS.iter().any(|known| ending == *known));
+            if entry.file_type().map_err(cannot)?.is_dir() {
+                any |= self.folder(&path)?;
+            } else if known && path.is_file() {
+                self.file(&path)?;
+                any = true;
+            }
+        }
+        Ok(any)
+    }
+
+    fn file(&mut self, path: &Path) -> Result<(), Failure> {
+        let name = path.display().to_string();
+        // A pipe has no place behind its link.
+        let place = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        if self.seen.insert(place.clone()) {
+            let bytes = fs::read(path).map_err(|error| failed(&name, "cannot be read", &error))?;
+            self.inputs.push(Input { text: text(&name, bytes)?, path: Some(place), name });
+        }
+        Ok(())
+    }
 }
 
 fn text(name: &str, bytes: Vec<u8>) -> Result<String, Failure> {
@@ -84,17 +105,9 @@ pub(super) fn replace(files: &[(&Input, &str)]) -> Result<(), Failure> {
     let mut written: Vec<Draft<'_>> = Vec::new();
     for (input, text) in files {
         let Some(path) = &input.path else { continue };
-        let result = path.canonicalize().and_then(|path| {
-            // A file that was named twice has been read twice.
-            if written.iter().any(|other| other.path == path) {
-                return Ok(None);
-            }
-            let draft = beside(&path);
-            write(&path, &draft, text).inspect_err(|_| forget(&draft))?;
-            Ok(Some(Draft { name: &input.name, draft, path }))
-        });
-        match result {
-            Ok(draft) => written.extend(draft),
+        let draft = beside(path);
+        match write(path, &draft, text).inspect_err(|_| forget(&draft)) {
+            Ok(()) => written.push(Draft { name: &input.name, draft, path }),
             Err(error) => {
                 written.iter().for_each(|other| forget(&other.draft));
                 return Err(failed(&input.name, "cannot be written", &error));
@@ -114,7 +127,7 @@ pub(super) fn replace(files: &[(&Input, &str)]) -> Result<(), Failure> {
 struct Draft<'a> {
     name: &'a str,
     draft: PathBuf,
-    path: PathBuf,
+    path: &'a Path,
 }
 
 /// A name in the same folder that nobody else has.

@@ -25,18 +25,26 @@ pub(super) fn text(done: &[Done<'_>], format: Format) -> String {
 /// The files one behind the other. Each byte is as it was in its file; what separates documents comes between files.
 fn manifests(done: &[Done<'_>]) -> String {
     let mut all = String::new();
+    // Whether there has been more than comments.
+    let mut begun = false;
     for text in done.iter().map(|done| done.patched.text.as_str()) {
+        let text = text.strip_prefix('\u{feff}').filter(|_| !all.is_empty()).unwrap_or(text);
+        // Its own mark may stand behind comments.
+        let first =
+            text.trim_start_matches('\u{feff}').lines().find(|line| !line.trim_start().is_empty() && !line.trim_start().starts_with('#'));
         if !all.is_empty() {
             if !all.ends_with('\n') {
                 all.push('\n');
             }
-            // Its own mark may stand behind comments.
-            let first = text.lines().find(|line| !line.trim_start().is_empty() && !line.starts_with('#')).unwrap_or_default();
-            if !(first.starts_with("---") || first.starts_with('%')) {
-                all.push_str("---\n");
+            match first {
+                Some(first) if first.starts_with("---") => {}
+                // Before a directive the document above has to be ended.
+                Some(first) if first.starts_with('%') => all.push_str(if begun { "...\n" } else { "" }),
+                _ => all.push_str("---\n"),
             }
         }
-        all.push_str(text.strip_prefix('\u{feff}').filter(|_| !all.is_empty()).unwrap_or(text));
+        begun |= first.is_some();
+        all.push_str(text);
     }
     all
 }

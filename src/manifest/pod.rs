@@ -20,6 +20,8 @@ pub(super) struct Findings {
     pub(super) warnings: Vec<(Path, String)>,
     /// A mark for injection that nobody has acted on yet.
     pub(super) marked: Option<(Path, String)>,
+    /// The names of the pod's containers.
+    pub(super) containers: Vec<String>,
 }
 
 /// A container's place and name.
@@ -50,6 +52,7 @@ fn work(
     for key in CONTAINERS {
         all.extend(containers(draft, &pod.spec.key(key))?);
     }
+    findings.containers = all.iter().map(|(_, name)| name.clone()).collect();
     let first = pod.spec.key("initContainers");
     let inits: Vec<(&Container, Role)> = all
         .iter()

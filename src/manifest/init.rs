@@ -60,7 +60,8 @@ pub(super) fn patch(draft: &mut Draft, pod: &Pod, path: &Path, role: Role, setti
     security(draft, path, role, keeps, settings.non_root)?;
     seccomp(draft, pod, path, role)?;
     if let Some(resources) = &settings.resources {
-        draft.set(path, "resources", resources.value(), "--resources")?;
+        let new = resources.value(&draft.object(&path.key("resources"))?.cloned().unwrap_or_default());
+        draft.set(path, "resources", new, "--resources")?;
     }
     drop_lock_mounts(draft, path)
 }

@@ -11,7 +11,16 @@ use crate::mesh::Mesh;
 
 /// The marks of the namespaces that stand in the same input, by their names.
 #[derive(Clone, Debug, Default)]
-pub struct Namespaces(BTreeMap<String, Vec<Mark>>);
+pub struct Namespaces(BTreeMap<String, Marks>);
+
+/// What a namespace says to the webhooks.
+#[derive(Clone, Debug, Default)]
+struct Marks {
+    /// Who is to inject the pods in it.
+    marks: Vec<Mark>,
+    /// Whether none of Istio's webhooks looks at them, whatever else the namespace and the pods say.
+    without_istio: bool,
+}
 
 /// Who is to inject, and where that is said.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,18 +36,18 @@ impl Namespaces {
             return;
         }
         let metadata = |list: &str, key: &str| said(value.get("metadata").and_then(|metadata| metadata.get(list)?.get(key)));
-        let mut marks = Vec::new();
-        let mut mark = |mesh, what: &str| marks.push(Mark { mesh, text: format!("namespace {} has {what}", object.name) });
-        if metadata("labels", "istio-injection").as_deref() == Some("enabled") {
-            mark(Mesh::Istio, "the label istio-injection=enabled");
-        }
-        if let Some(revision) = metadata("labels", "istio.io/rev") {
-            mark(Mesh::Istio, &format!("the label istio.io/rev={revision}"));
+        let marks = self.0.entry(object.name.clone()).or_default();
+        let mark = |mesh, what: &str| Mark { mesh, text: format!("{what} of namespace {}", object.name) };
+        // The webhook of a revision leaves a namespace alone that has the other label, whatever that says.
+        match (metadata("labels", "istio-injection").as_deref(), metadata("labels", "istio.io/rev")) {
+            (Some("enabled"), _) => marks.marks.push(mark(Mesh::Istio, "the label istio-injection=enabled")),
+            (Some(_), _) => marks.without_istio = true,
+            (None, Some(revision)) => marks.marks.push(mark(Mesh::Istio, &format!("the label istio.io/rev={revision}"))),
+            (None, None) => {}
         }
         if let Some(inject @ ("enabled" | "ingress")) = metadata("annotations", "linkerd.io/inject").as_deref() {
-            mark(Mesh::Linkerd, &format!("the annotation linkerd.io/inject: {inject}"));
+            marks.marks.push(mark(Mesh::Linkerd, &format!("the annotation linkerd.io/inject: {inject}")));
         }
-        self.0.entry(object.name.clone()).or_default().extend(marks);
     }
 }
 
@@ -49,14 +58,16 @@ pub(super) fn mark(draft: &Draft, object: &Object, pod: &Pod, namespaces: &Names
         return Ok(None);
     }
     let (labels, annotations) = (pod.metadata.key("labels"), pod.metadata.key("annotations"));
-    let mut out = Vec::new();
+    let namespace = namespaces.0.get(object.namespace.as_deref().unwrap_or("default"));
+    let without_istio = namespace.is_some_and(|namespace| namespace.without_istio);
+    let mut out = if without_istio { vec![Mesh::Istio] } else { Vec::new() };
     for (at, mesh) in [
         (annotations.key("linkerd.io/inject"), Mesh::Linkerd),
         (labels.key("sidecar.istio.io/inject"), Mesh::Istio),
         (annotations.key("sidecar.istio.io/inject"), Mesh::Istio),
     ] {
         match said(draft.get(&at)).as_deref() {
-            Some(word @ ("enabled" | "ingress" | "true")) => {
+            Some(word @ ("enabled" | "ingress" | "true")) if !(mesh == Mesh::Istio && without_istio) => {
                 let list = if at == labels.key("sidecar.istio.io/inject") { "label" } else { "annotation" };
                 let key = if mesh == Mesh::Linkerd { "linkerd.io/inject" } else { "sidecar.istio.io/inject" };
                 return Ok(Some((at, format!("the {list} {key}: {word}"))));
@@ -69,8 +80,8 @@ pub(super) fn mark(draft: &Draft, object: &Object, pod: &Pod, namespaces: &Names
     if let Some(name) = said(draft.get(&revision)).filter(|_| !out.contains(&Mesh::Istio)) {
         return Ok(Some((revision, format!("the label istio.io/rev: {name}"))));
     }
-    let marks = namespaces.0.get(object.namespace.as_deref().unwrap_or("default")).into_iter().flatten();
-    Ok(marks.into_iter().find(|mark| !out.contains(&mark.mesh)).map(|mark| (pod.metadata.clone(), mark.text.clone())))
+    let marks = namespace.map_or(&[][..], |namespace| &namespace.marks);
+    Ok(marks.iter().find(|mark| !out.contains(&mark.mesh)).map(|mark| (pod.metadata.clone(), mark.text.clone())))
 }
 
 /// A label's or annotation's text; people forget the quotes.

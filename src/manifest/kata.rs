@@ -4,6 +4,7 @@ use super::draft::{Draft, Fault};
 use super::error::Cause;
 use super::object::Pod;
 use super::path::Path;
+use super::pod::CONTAINERS;
 use super::settings::Kata;
 
 /// Sends the pod into a guest. Returns warnings.
@@ -12,6 +13,7 @@ pub(super) fn enter(draft: &mut Draft, pod: &Pod, kata: &Kata) -> Result<Vec<(Pa
     match kata {
         Kata::RuntimeClass(name) => {
             draft.set(&pod.spec, "runtimeClassName", name.as_str(), "the pod runs in a Kata guest")?;
+            leave_containerds_annotation(draft, pod)?;
             // The agent fetches images from inside the guest, by the guest's own network.
             let pulls = ["coco", "snp", "tdx", "-se", "remote"].iter().any(|part| name.contains(part));
             let text = "runtime classes that pull images inside the guest do so through the mesh's rules once they are in: except the \
@@ -36,6 +38,31 @@ pub(super) fn enter(draft: &mut Draft, pod: &Pod, kata: &Kata) -> Result<Vec<(Pa
     }
 }
 
+/// containerd refuses a pod that has a runtime class and its annotation of old.
+fn leave_containerds_annotation(draft: &mut Draft, pod: &Pod) -> Result<(), Fault> {
+    let Some(path) = annotated(draft, pod, &Kata::Containerd) else { return Ok(()) };
+    let annotations = pod.metadata.key("annotations");
+    let is_alone = draft.object(&annotations)?.is_some_and(|all| all.len() == 1);
+    draft.remove(if is_alone { &annotations } else { &path }, "the runtime class does it; containerd refuses a pod that has both");
+    Ok(())
+}
+
+/// The annotation that `kata` sets, if the pod has it with that value.
+fn annotated(draft: &Draft, pod: &Pod, kata: &Kata) -> Option<Path> {
+    let (annotation, value) = kata.annotation()?;
+    let path = pod.metadata.key("annotations").key(annotation);
+    (draft.get(&path)?.as_str() == Some(value)).then_some(path)
+}
+
+/// The field by which the pod asks for a guest.
+pub(super) fn asked_for(draft: &Draft, pod: &Pod) -> Result<Option<Path>, Fault> {
+    let class = pod.spec.key("runtimeClassName");
+    if draft.text(&class)?.is_some_and(|name| name.contains("kata")) {
+        return Ok(Some(class));
+    }
+    Ok([Kata::Containerd, Kata::CriO].iter().find_map(|kata| annotated(draft, pod, kata)))
+}
+
 /// What a guest cannot give the pod.
 pub(super) fn impossible(draft: &Draft, pod: &Pod) -> Result<Vec<Fault>, Fault> {
     let mut faults = Vec::new();
@@ -56,13 +83,15 @@ pub(super) fn impossible(draft: &Draft, pod: &Pod) -> Result<Vec<Fault>, Fault> 
             Cause::Kata("in a user namespace the guest's packet filter refuses everything; leave this field out"),
         ));
     }
-    for key in ["initContainers", "containers"] {
+    for key in CONTAINERS {
         let at = pod.spec.key(key);
         for index in 0..draft.list(&at)?.len() {
             let added = at.index(index).key("securityContext").key("capabilities").key("add");
             for (item, name) in draft.texts(&added)?.iter().enumerate() {
-                if name.trim_start_matches("CAP_") == "SYS_MODULE" {
-                    let why = "the guest's kernel has no modules; all that the rules need is built in";
+                // Runtimes take the names in any case.
+                let name = name.to_ascii_uppercase();
+                if matches!(name.strip_prefix("CAP_").unwrap_or(&name), "SYS_MODULE" | "ALL") {
+                    let why = "SYS_MODULE, which ALL includes, loads modules, and the guest's kernel has none; all that the rules need is built in";
                     faults.push(Fault::new(&added.index(item), Cause::Kata(why)));
                 }
             }

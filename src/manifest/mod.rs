@@ -24,6 +24,8 @@ mod settings;
 mod source;
 mod value;
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use self::draft::{Draft, Fault};
@@ -52,6 +54,8 @@ pub struct Patched {
     pub objects: Vec<PatchedObject>,
     /// What somebody should know.
     pub warnings: Vec<Warning>,
+    /// The names of all containers in it, of pods without a mesh too.
+    pub containers: BTreeSet<String>,
 }
 
 /// An object that changed.
@@ -122,7 +126,7 @@ impl<'a> Manifest<'a> {
 
     /// Patches every pod in it that has a mesh. Either all of it can be patched, or nothing is.
     pub fn patch(&self, settings: &Settings, namespaces: &Namespaces) -> Result<Patched, Vec<Error>> {
-        let mut patched = Patched { text: String::new(), objects: Vec::new(), warnings: Vec::new() };
+        let mut patched = Patched { text: String::new(), objects: Vec::new(), warnings: Vec::new(), containers: BTreeSet::new() };
         let mut errors = Vec::new();
         let mut wanted = Vec::with_capacity(self.values.len());
         for at in 0..self.values.len() {
@@ -180,6 +184,7 @@ impl<'a> Manifest<'a> {
                     patched.warnings.push(warning);
                 };
                 findings.warnings.into_iter().for_each(|warning| warn(warning, false));
+                patched.containers.extend(findings.containers);
                 findings.marked.into_iter().for_each(|marked| warn(marked, true));
             }
             let changes: Vec<Change> = draft

@@ -9,7 +9,7 @@ use super::path::Path;
 use super::settings::{Kata, Settings};
 
 /// Fields that hold containers.
-const CONTAINERS: [&str; 3] = ["initContainers", "containers", "ephemeralContainers"];
+pub(super) const CONTAINERS: [&str; 3] = ["initContainers", "containers", "ephemeralContainers"];
 
 /// What was found besides changes.
 #[derive(Debug, Default)]
@@ -20,6 +20,8 @@ pub(super) struct Findings {
     pub(super) warnings: Vec<(Path, String)>,
     /// A mark for injection that nobody has acted on yet.
     pub(super) marked: Option<(Path, String)>,
+    /// The names of the pod's containers.
+    pub(super) containers: Vec<String>,
 }
 
 /// A container's place and name.
@@ -50,6 +52,7 @@ fn work(
     for key in CONTAINERS {
         all.extend(containers(draft, &pod.spec.key(key))?);
     }
+    findings.containers = all.iter().map(|(_, name)| name.clone()).collect();
     let first = pod.spec.key("initContainers");
     let inits: Vec<(&Container, Role)> = all
         .iter()
@@ -79,13 +82,13 @@ fn work(
     if let Some(kata) = &settings.kata {
         findings.warnings.extend(kata::enter(draft, pod, kata)?);
     }
-    let in_guest = settings.kata.is_some() || draft.text(&pod.spec.key("runtimeClassName"))?.is_some_and(|name| name.contains("kata"));
-    if in_guest {
+    let asked_for = kata::asked_for(draft, pod)?;
+    if settings.kata.is_some() || asked_for.is_some() {
         findings.faults.extend(kata::impossible(draft, pod)?);
         if settings.non_root && !inits.is_empty() {
             let why =
                 "the image's file capability does not reach the guest, so that its init container has to be root's; leave --non-root out";
-            findings.faults.push(Fault::new(&pod.spec.key("runtimeClassName"), Cause::Kata(why)));
+            findings.faults.push(Fault::new(&asked_for.unwrap_or_else(|| pod.spec.key("runtimeClassName")), Cause::Kata(why)));
         }
     } else if draft.is(&pod.spec.key("hostNetwork"))? && !inits.is_empty() {
         let text = "the mesh's rules would be put into the node's own network; neither mesh injects such a pod";

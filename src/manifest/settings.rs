@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use crate::mesh::Mesh;
 
@@ -60,24 +60,40 @@ pub struct Resources {
 
 /// A text that is no [`Resources`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{0:?} is not RESOURCE=QUANTITY with cpu, memory or ephemeral-storage, as in cpu=10m,memory=16Mi or requests.cpu=10m,limits.memory=16Mi"
-)]
-pub struct BadResources(String);
+pub enum BadResources {
+    /// An item of another form.
+    #[error(
+        "{0:?} is not RESOURCE=QUANTITY with cpu, memory or ephemeral-storage, as in cpu=10m,memory=16Mi or requests.cpu=10m,limits.memory=16Mi"
+    )]
+    Item(String),
+    /// More is asked for than is allowed.
+    #[error("requests.{name}={request} is more than limits.{name}={limit}")]
+    Order {
+        /// The resource.
+        name: String,
+        /// The request.
+        request: String,
+        /// The limit.
+        limit: String,
+    },
+}
+
+/// What can be told of.
+const NAMES: [&str; 3] = ["cpu", "memory", "ephemeral-storage"];
 
 impl Resources {
     /// Reads `cpu=10m,memory=16Mi`, which is request and limit both, or `requests.cpu=10m,limits.memory=16Mi`.
     pub fn parse(text: &str) -> Result<Resources, BadResources> {
         let mut resources = Resources::default();
         for item in text.split(',') {
-            let bad = || BadResources(item.to_owned());
+            let bad = || BadResources::Item(item.to_owned());
             let (name, quantity) = item.split_once('=').ok_or_else(bad)?;
             let (sides, name): (&[Side], &str) = match name.split_once('.') {
                 Some(("requests", name)) => (&[Side::Requests], name),
                 Some(("limits", name)) => (&[Side::Limits], name),
                 _ => (&[Side::Requests, Side::Limits], name),
             };
-            if !matches!(name, "cpu" | "memory" | "ephemeral-storage") || !is_quantity(quantity) {
+            if !NAMES.contains(&name) || amount(quantity).is_none() {
                 return Err(bad());
             }
             for side in sides {
@@ -90,15 +106,29 @@ impl Resources {
                 }
             }
         }
+        for name in NAMES {
+            let text = |side: &Map<String, Value>| side.get(name).and_then(Value::as_str).map(str::to_owned);
+            if let (Some(request), Some(limit)) = (text(&resources.requests), text(&resources.limits))
+                && amount(&request) > amount(&limit)
+            {
+                return Err(BadResources::Order { name: name.to_owned(), request, limit });
+            }
+        }
         Ok(resources)
     }
 
-    /// As a container has them.
-    pub(super) fn value(&self) -> Value {
-        let mut fields = Map::new();
+    /// As a container has them that had `old`: what cannot be told of here, such as devices, stays.
+    pub(super) fn value(&self, old: &Map<String, Value>) -> Value {
+        let mut fields = old.clone();
         for (key, side) in [("limits", &self.limits), ("requests", &self.requests)] {
-            if !side.is_empty() {
-                fields.insert(key.to_owned(), json!(side));
+            let others = old.get(key).and_then(Value::as_object).into_iter().flatten();
+            let mut amounts: Map<String, Value> =
+                others.filter(|(name, _)| !NAMES.contains(&name.as_str())).map(|(name, amount)| (name.clone(), amount.clone())).collect();
+            amounts.extend(side.clone());
+            if amounts.is_empty() {
+                fields.remove(key);
+            } else {
+                fields.insert(key.to_owned(), Value::Object(amounts));
             }
         }
         Value::Object(fields)
@@ -111,12 +141,32 @@ enum Side {
     Limits,
 }
 
-/// Whether Kubernetes takes it for an amount: a number with a suffix.
-fn is_quantity(text: &str) -> bool {
+/// The amount that Kubernetes takes it for: a number with a suffix or an exponent.
+fn amount(text: &str) -> Option<f64> {
     let digits = text.find(|char: char| !char.is_ascii_digit() && char != '.').unwrap_or(text.len());
     let (number, suffix) = text.split_at(digits);
-    let suffixes = ["", "n", "u", "m", "k", "M", "G", "T", "P", "E", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
-    number.starts_with(|first: char| first.is_ascii_digit()) && number.parse::<f64>().is_ok() && suffixes.contains(&suffix)
+    let (exponent, binary) = match suffix {
+        "" => (0, 0),
+        "n" => (-9, 0),
+        "u" => (-6, 0),
+        "m" => (-3, 0),
+        "k" => (3, 0),
+        "M" => (6, 0),
+        "G" => (9, 0),
+        "T" => (12, 0),
+        "P" => (15, 0),
+        "E" => (18, 0),
+        "Ki" => (0, 1),
+        "Mi" => (0, 2),
+        "Gi" => (0, 3),
+        "Ti" => (0, 4),
+        "Pi" => (0, 5),
+        "Ei" => (0, 6),
+        _ => (suffix.strip_prefix(['e', 'E'])?.parse::<i8>().ok()?, 0),
+    };
+    number.starts_with(|first: char| first.is_ascii_digit()).then_some(())?;
+    // Read as one number, so that equal amounts are equal however they are written.
+    format!("{number}e{exponent}").parse::<f64>().ok().map(|amount| amount * 1024f64.powi(binary))
 }
 
 /// As it is typed.
@@ -132,13 +182,51 @@ impl fmt::Display for Kata {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
     fn resources_are_requests_and_limits_both_or_one_of_them() {
-        let value = |text| Resources::parse(text).unwrap().value();
+        let value = |text| Resources::parse(text).unwrap().value(&Map::new());
         assert_eq!(value("cpu=10m"), json!({"requests": {"cpu": "10m"}, "limits": {"cpu": "10m"}}));
         assert_eq!(value("requests.cpu=1,memory=16Mi"), json!({"requests": {"cpu": "1", "memory": "16Mi"}, "limits": {"memory": "16Mi"}}));
+    }
+
+    #[test]
+    fn what_cannot_be_told_of_stays() {
+        let old = json!({
+            "claims": [{"name": "c"}],
+            "limits": {"cpu": "1", "nvidia.com/gpu": 1},
+            "requests": {"memory": "1Gi", "hugepages-2Mi": "2Mi"},
+        });
+        let value = |text, old: &Value| Resources::parse(text).unwrap().value(old.as_object().unwrap());
+        assert_eq!(
+            value("requests.cpu=10m", &old),
+            json!({"claims": [{"name": "c"}], "limits": {"nvidia.com/gpu": 1}, "requests": {"cpu": "10m", "hugepages-2Mi": "2Mi"}})
+        );
+        assert_eq!(value("requests.cpu=10m", &json!({"limits": {"cpu": "1"}})), json!({"requests": {"cpu": "10m"}}));
+    }
+
+    #[test]
+    fn a_request_is_at_most_its_limit() {
+        let said = |text: &str| Resources::parse(text).unwrap_err().to_string();
+        assert_eq!(said("requests.cpu=2,limits.cpu=1"), "requests.cpu=2 is more than limits.cpu=1");
+        assert_eq!(said("limits.memory=1Gi,requests.memory=1025Mi"), "requests.memory=1025Mi is more than limits.memory=1Gi");
+        for text in [
+            "requests.cpu=700m,limits.cpu=0.7",
+            "requests.cpu=0.7,limits.cpu=700m",
+            "requests.memory=1Gi,limits.memory=1024Mi",
+            "requests.memory=999999k,limits.memory=1e9",
+            "requests.cpu=2,limits.memory=1",
+            "cpu=1e3",
+            "cpu=1E3,memory=1e+3",
+            "cpu=1e-3",
+            "memory=1E",
+            "cpu=1Ki,memory=10m",
+        ] {
+            assert!(Resources::parse(text).is_ok(), "{text}");
+        }
     }
 
     #[test]
@@ -157,6 +245,11 @@ mod tests {
             "cpu=1,",
             "request.cpu=1",
             "cpu=1.2.3",
+            "cpu=1e",
+            "cpu=1e1.5",
+            "cpu=1e3m",
+            "cpu=e3",
+            "cpu=1e999",
         ] {
             assert!(Resources::parse(text).is_err(), "{text}");
         }

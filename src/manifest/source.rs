@@ -16,6 +16,9 @@ const DEPTH: usize = 200;
 /// How long a key in flow style may be. YAML says 1024 characters, JSON has no limit.
 const KEY_LENGTH: usize = 64 * 1024;
 
+/// What ends a line: either of them, or both in this order.
+pub(super) const BREAKS: [char; 2] = ['\r', '\n'];
+
 /// A node's index in [`Source::nodes`].
 pub(super) type Id = usize;
 
@@ -136,23 +139,33 @@ impl<'a> Source<'a> {
 
     /// The line of `at`, counted from 1.
     pub(super) fn line_of(&self, at: usize) -> usize {
-        self.text[..at].matches('\n').count() + 1
+        let bytes = self.text.as_bytes();
+        (0..at).filter(|before| bytes[*before] == b'\n' || (bytes[*before] == b'\r' && bytes.get(before + 1) != Some(&b'\n'))).count() + 1
     }
 
     /// Where the line of `at` ends, before its line break.
     pub(super) fn line_end(&self, at: usize) -> usize {
-        let end = self.text.as_bytes()[at..].iter().position(|byte| *byte == b'\n').map_or(self.text.len(), |length| at + length);
-        if end > at && self.text.as_bytes()[end - 1] == b'\r' { end - 1 } else { end }
+        line_end(self.text, self.outside(at))
     }
 
     /// Where the line after that of `at` begins: behind the line break, or at the end of the text.
     pub(super) fn next_line(&self, at: usize) -> usize {
-        self.text.as_bytes()[at..].iter().position(|byte| *byte == b'\n').map_or(self.text.len(), |length| at + length + 1)
+        let end = self.line_end(at);
+        let rest = &self.text[end..];
+        end + if rest.starts_with("\r\n") { 2 } else { usize::from(!rest.is_empty()) }
     }
 
     /// Where the line of `at` begins.
     pub(super) fn line_start(&self, at: usize) -> usize {
-        self.text[..at].rfind('\n').map_or(0, |before| before + 1)
+        let before = &self.text.as_bytes()[..self.outside(at)];
+        before.iter().rposition(|byte| matches!(byte, b'\r' | b'\n')).map_or(0, |before| before + 1)
+    }
+
+    /// `at`, or the beginning of the line break in whose middle it is.
+    fn outside(&self, at: usize) -> usize {
+        let bytes = self.text.as_bytes();
+        let is_inside = bytes[at..].starts_with(b"\n") && bytes[..at].ends_with(b"\r");
+        if is_inside { at - 1 } else { at }
     }
 }
 
@@ -208,7 +221,7 @@ impl Reader<'_> {
                 let value = if range.is_empty() && style == Style::Plain { String::new() } else { value.into_owned() };
                 if style == Style::Block {
                     // The parser goes on into the next line's indentation.
-                    range.end = range.start + self.text[range.clone()].rfind('\n').map_or(range.len(), |end| end + 1);
+                    range.end = range.start + self.text[range.clone()].rfind(BREAKS).map_or(range.len(), |end| end + 1);
                 }
                 self.add(Kind::Scalar(value, style), range, &span, anchor, tag.map(|tag| tag.suffix().to_owned()))?;
             }
@@ -333,11 +346,16 @@ fn skip_blank(text: &str, at: usize) -> usize {
     while let Some(byte) = bytes.get(at) {
         match byte {
             b' ' | b'\t' | b'\r' | b'\n' => at += 1,
-            b'#' => at += bytes[at..].iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len() - at),
+            b'#' => at = line_end(text, at),
             _ => break,
         }
     }
     at
+}
+
+/// The first line break from `at` on, or the end of the text.
+fn line_end(text: &str, at: usize) -> usize {
+    text.as_bytes()[at..].iter().position(|byte| matches!(byte, b'\r' | b'\n')).map_or(text.len(), |length| at + length)
 }
 
 #[cfg(test)]

@@ -143,6 +143,15 @@ fn all_errors_are_said_and_no_file_is_written() {
 }
 
 #[test]
+fn every_line_break_counts() {
+    for newline in ["\n", "\r\n", "\r"] {
+        assert!(refused("a: 1\n# x\n---\nb: [\n".replace('\n', newline)).starts_with("document 2, line 4: not YAML: "));
+        let pod = deployment("hostUsers: false\nruntimeClassName: kata\ninitContainers: [{name: istio-init, args: [istio-iptables]}]");
+        assert!(refused(pod.replace('\n', newline)).starts_with("document 1, line 9: Deployment shop/web: "), "{newline:?}");
+    }
+}
+
+#[test]
 fn deep_nesting_and_bombs_end_in_a_line() {
     assert_eq!(refused("[".repeat(3_000_000)), "document 1, line 1: nested more than 200 levels deep");
     assert_eq!(refused(format!("a: {}", "{a: ".repeat(1_000_000))), "document 1, line 1: nested more than 200 levels deep");

@@ -17,6 +17,7 @@ fn usage_errors_name_flag_value_and_what_is_allowed() {
         (&["--untrusted", "docker"], "--untrusted: \"docker\" is not cri-o or containerd"),
         (&["--output", "xml"], "--output: \"xml\" is not yaml, json-patch or kustomize"),
         (&["--resources", "cpu=10x"], "--resources: \"cpu=10x\" is not RESOURCE=QUANTITY with cpu, memory or ephemeral-storage"),
+        (&["--resources", "requests.cpu=2,limits.cpu=1"], "--resources: requests.cpu=2 is more than limits.cpu=1"),
         (&["--resources", "gpu=1"], "--resources: \"gpu=1\" is not RESOURCE=QUANTITY"),
         (&["--non-root", "--runtime-class", "kata"], "--non-root does not go with --runtime-class kata: "),
         (
@@ -172,6 +173,15 @@ fn files_that_begin_with_directives_are_kept_apart() {
         assert_eq!(out, wanted);
         assert_eq!(mesh_patch::<&str>(&[], &out).expect(0).stdout, out);
     }
+}
+
+#[test]
+fn a_name_to_keep_that_nobody_has_gets_a_warning() {
+    let said = |flags: &[&str]| mesh_patch(flags, POD).expect(0).stderr;
+    let all = said(&["--keep-privileged", "nosuch", "--keep-privileged", "istio-init"]);
+    let warnings: Vec<&str> = all.lines().filter(|line| line.contains("warning")).collect();
+    assert_eq!(warnings, ["mesh-patch: warning: --keep-privileged: no container has the name \"nosuch\""]);
+    assert!(!said(&[]).contains("warning"));
 }
 
 #[test]

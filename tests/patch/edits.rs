@@ -103,6 +103,21 @@ fn line_breaks_and_the_end_of_the_file_stay_as_they_are() {
     let (before, after) = (BY_HAND.trim_end(), BY_HAND_AFTER.trim_end());
     assert_eq!(patched(before, &KATA), after);
     assert_eq!(patched(&crlf(before), &KATA), crlf(after));
+    // A carriage return alone ends a line too.
+    let cr = |text: &str| text.replace('\n', "\r");
+    assert_eq!(patched(&cr(BY_HAND), &KATA), cr(BY_HAND_AFTER));
+    assert_eq!(patched(&cr(before), &KATA), cr(after));
+    // What stands in the place of a block scalar ends as that did.
+    let block = |image: &str| {
+        format!(
+            "kind: Pod\napiVersion: v1\nspec:\n  initContainers:\n  - name: istio-validation\n    args: [istio-iptables]\n    image: {image}\n"
+        )
+    };
+    for newline in ["\n", "\r\n", "\r"] {
+        let after = patched(&block("|-\n      a:1").replace('\n', newline), &[]);
+        assert!(after.contains(&format!("    image: {IMAGE}{newline}")), "{after:?}");
+        assert_eq!(after.replace(newline, "").find(['\r', '\n']), None, "{after:?}");
+    }
     // A mark of the byte order stays in front.
     assert_eq!(patched(&format!("\u{feff}{BY_HAND}"), &KATA), format!("\u{feff}{BY_HAND_AFTER}"));
 }

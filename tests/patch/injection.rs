@@ -24,17 +24,23 @@ fn a_template_that_is_only_marked_gets_a_warning() {
         (deployment("a", "labels: {istio.io/rev: canary}"), "the label istio.io/rev: canary"),
         (
             deployment("a", "labels: {}") + "---\n" + &namespace("a", "labels: {istio-injection: enabled}"),
-            "namespace a has the label istio-injection=enabled",
+            "the label istio-injection=enabled of namespace a",
         ),
         (
             namespace("a", "labels: {istio.io/rev: default}") + "---\n" + &deployment("a", "{}"),
-            "namespace a has the label istio.io/rev=default",
+            "the label istio.io/rev=default of namespace a",
+        ),
+        (
+            namespace("a", "labels: {istio-injection: disabled}\n  annotations: {linkerd.io/inject: enabled}")
+                + "---\n"
+                + &deployment("a", "{}"),
+            "the annotation linkerd.io/inject: enabled of namespace a",
         ),
         (
             namespace("a", "annotations: {linkerd.io/inject: enabled}")
                 + "---\n"
                 + &deployment("a", "annotations: {sidecar.istio.io/inject: \"false\"}"),
-            "namespace a has the annotation linkerd.io/inject: enabled",
+            "the annotation linkerd.io/inject: enabled of namespace a",
         ),
     ] {
         let ran = mesh_patch(&["--runtime-class", "kata"], &text).expect(0);
@@ -63,6 +69,10 @@ fn what_no_webhook_touches_gets_none() {
         marked.clone() + &deployment("a", "labels: {sidecar.istio.io/inject: \"false\"}"),
         marked.clone() + &deployment("a", "annotations: {sidecar.istio.io/inject: \"false\"}"),
         namespace("a", "labels: {istio-injection: disabled}") + "---\n" + &deployment("a", "{}"),
+        // This label keeps every webhook of Istio's away.
+        namespace("a", "labels: {istio-injection: disabled, istio.io/rev: stable}") + "---\n" + &deployment("a", "{}"),
+        namespace("a", "labels: {istio-injection: disabled}") + "---\n" + &deployment("a", "labels: {sidecar.istio.io/inject: \"true\"}"),
+        namespace("a", "labels: {istio-injection: disabled}") + "---\n" + &deployment("a", "labels: {istio.io/rev: stable}"),
         deployment("a", "annotations: {linkerd.io/inject: disabled}"),
         deployment("a", "annotations: {linkerd.io/inject: enabled}") + "      hostNetwork: true\n",
         // Injected already.
@@ -82,7 +92,7 @@ fn a_namespace_in_another_file_counts() {
     let ran = mesh_patch(&["--check", folder.path().to_str().unwrap()], "").expect(3);
     assert!(
         ran.stderr
-            .contains("a/web.yaml: document 1, line 8: Deployment shop/web: spec.template.metadata: namespace shop has the annotation"),
+            .contains("a/web.yaml: document 1, line 8: Deployment shop/web: spec.template.metadata: the annotation linkerd.io/inject: enabled of namespace shop says"),
         "{}",
         ran.stderr
     );

@@ -67,6 +67,21 @@ fn what_a_guest_cannot_do_is_an_error_with_the_fields_path() {
             11,
             "spec.containers[0].securityContext.capabilities.add[0]",
         ),
+        (
+            "  containers:\n  - name: app\n    securityContext: {capabilities: {add: [NET_RAW, cap_sys_module]}}\n",
+            11,
+            "spec.containers[0].securityContext.capabilities.add[1]",
+        ),
+        (
+            "  containers:\n  - name: app\n    securityContext: {capabilities: {add: [all]}}\n",
+            11,
+            "spec.containers[0].securityContext.capabilities.add[0]",
+        ),
+        (
+            "  ephemeralContainers:\n  - name: debugger\n    securityContext: {capabilities: {add: [sys_module]}}\n",
+            11,
+            "spec.ephemeralContainers[0].securityContext.capabilities.add[0]",
+        ),
     ] {
         for flags in [["--runtime-class", "kata-qemu"], ["--untrusted", "cri-o"]] {
             let ran = mesh_patch(&flags, pod(spec)).expect(1);
@@ -77,6 +92,10 @@ fn what_a_guest_cannot_do_is_an_error_with_the_fields_path() {
         // The same on a node; and where the manifest itself asks for Kata.
         mesh_patch::<&str>(&[], pod(spec)).expect(0);
         mesh_patch::<&str>(&[], pod(&format!("{spec}  runtimeClassName: kata-clh\n"))).expect(1);
+        for annotation in ["io.kubernetes.cri.untrusted-workload: \"true\"", "io.kubernetes.cri-o.TrustedSandbox: \"false\""] {
+            let annotated = pod(spec).replace("  name: web\n", &format!("  name: web\n  annotations: {{{annotation}}}\n"));
+            mesh_patch::<&str>(&[], annotated).expect(1);
+        }
     }
     mesh_patch(&["--runtime-class", "kata"], pod("  hostNetwork: false\n  hostUsers: true\n")).expect(0);
 }
@@ -90,6 +109,28 @@ fn a_guest_wants_root() {
         ran.stderr
     );
     assert!(patched(&pod(""), &["--non-root"]).contains("    runAsUser: 65534\n"));
+    let annotated = patched(&pod(""), &["--untrusted", "containerd"]);
+    let said = mesh_patch(&["--non-root"], annotated).expect(1).stderr;
+    assert!(said.contains("Pod web: metadata.annotations[\"io.kubernetes.cri.untrusted-workload\"]: Kata Containers cannot"), "{said}");
+}
+
+#[test]
+fn a_runtime_class_takes_the_place_of_containerds_annotation() {
+    let kata = ["--runtime-class", "kata-qemu"];
+    let old = patched(&pod(""), &["--untrusted", "containerd"]);
+    assert_eq!(patched(&old, &kata), patched(&pod(""), &kata));
+    let ran = mesh_patch(&kata, &old).expect(0);
+    assert!(
+        ran.stderr.contains("metadata.annotations: {\"io.kubernetes.cri.untrusted-workload\":\"true\"} -> nothing (the runtime class"),
+        "{}",
+        ran.stderr
+    );
+    let among_others = old.replace("  annotations:\n", "  annotations:\n    a: b\n");
+    let after = patched(&among_others, &kata);
+    assert!(after.contains("  annotations:\n    a: b\n  name: web\n"), "{after}");
+    // What says nothing stays.
+    let trusted = old.replace("\"true\"", "\"false\"");
+    assert!(patched(&trusted, &kata).contains("untrusted-workload: \"false\"\n"));
 }
 
 #[test]

@@ -52,6 +52,10 @@ fn work(arguments: &Arguments) -> Result<Code, Failure> {
         return Err(Failure::usage("--in-place: stdin cannot be changed in place; name the files"));
     }
     let Some(done) = patch(&inputs, arguments) else { return Ok(Code::Failed) };
+    let unknown = |name: &&String| !done.iter().any(|done| done.patched.containers.contains(*name));
+    for name in arguments.settings.keep_privileged.iter().filter(unknown) {
+        complain(&format!("mesh-patch: warning: --keep-privileged: no container has the name {name:?}"));
+    }
     let marked = done.iter().flat_map(|done| &done.patched.warnings).any(|warning| warning.is_marked);
     let changes = done.iter().any(|done| !done.patched.objects.is_empty());
     match arguments.mode {

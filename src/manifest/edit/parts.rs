@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::walk::Editor;
-use crate::manifest::source::Id;
+use crate::manifest::source::{BREAKS, Id};
 
 impl Editor<'_> {
     /// A line, or several, into a block collection whose parts are `parts`, behind the first `before` of them.
@@ -11,7 +11,7 @@ impl Editor<'_> {
         let indent = " ".repeat(column);
         match before.checked_sub(1).map(|last| self.behind(parts[last].end)) {
             None => self.push(parts[0].start..parts[0].start, format!("{text}{}{indent}", self.newline)),
-            Some(at) if at == self.source.text.len() && !self.source.text.ends_with('\n') => {
+            Some(at) if at == self.source.text.len() && !self.source.text.ends_with(BREAKS) => {
                 self.push(at..at, format!("{}{indent}{text}", self.newline));
             }
             Some(at) => self.push(at..at, format!("{indent}{text}{}", self.newline)),
@@ -21,7 +21,7 @@ impl Editor<'_> {
     /// Where the line after a part of a block collection begins that ends at `end`.
     fn behind(&self, end: usize) -> usize {
         // A block scalar ends with its line break.
-        if self.source.text[..end].ends_with('\n') { end } else { self.source.next_line(end) }
+        if self.source.text[..end].ends_with(BREAKS) { end } else { self.source.next_line(end) }
     }
 
     /// Something between the brackets of the collection `id` whose parts are `parts`, behind the first `before` of them.
@@ -30,7 +30,7 @@ impl Editor<'_> {
         let gap = |from: usize, to: usize| {
             let between = &self.source.text[from..to];
             let blank = &between[between.rfind(|char: char| !char.is_whitespace()).map_or(0, |at| at + 1)..];
-            if blank.contains('\n') { blank.to_owned() } else { " ".to_owned() }
+            if blank.contains(BREAKS) { blank.to_owned() } else { " ".to_owned() }
         };
         let opening = self.source.node(id).span.start + 1;
         match before.checked_sub(1) {
@@ -67,7 +67,7 @@ impl Editor<'_> {
                 continue;
             }
             let mut start = self.source.line_start(part.start);
-            if end == self.source.text.len() && !self.source.text.ends_with('\n') {
+            if end == self.source.text.len() && !self.source.text.ends_with(BREAKS) {
                 // The file goes on to end without a line break.
                 start = self.source.line_end(start.saturating_sub(1));
             }

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::{Aliases, Edit};
 use crate::manifest::align::{Fate, align};
 use crate::manifest::render::{self, Flow, Layout};
-use crate::manifest::source::{Id, Kind, Source, Style};
+use crate::manifest::source::{BREAKS, Id, Kind, Source, Style};
 use crate::manifest::value::{is_merge, key};
 
 type Fields = Map<String, Value>;
@@ -35,13 +35,13 @@ pub(super) struct Editor<'a> {
     /// A node of which two different things are wanted.
     pub(super) conflict: Option<Id>,
     json: bool,
-    pub(super) newline: &'static str,
+    pub(super) newline: &'a str,
     list: usize,
 }
 
 impl<'a> Editor<'a> {
     pub(super) fn new(source: &'a Source<'a>, root: Id, aliases: Aliases) -> Editor<'a> {
-        let crlf = source.text.find('\n').is_some_and(|at| source.text[..at].ends_with('\r'));
+        let first = &source.text[source.line_end(0)..source.next_line(0)];
         let node = source.node(root);
         let json = match &node.kind {
             Kind::Mapping { entries, flow: true } => {
@@ -49,7 +49,7 @@ impl<'a> Editor<'a> {
             }
             _ => false,
         };
-        let newline = if crlf { "\r\n" } else { "\n" };
+        let newline = if first.is_empty() { "\n" } else { first };
         let mut editor = Editor { source, aliases, edits: Vec::new(), walked: HashMap::new(), conflict: None, json, newline, list: 0 };
         editor.list = editor.list_indent(root).unwrap_or(0);
         editor
@@ -76,7 +76,7 @@ impl<'a> Editor<'a> {
         None
     }
 
-    fn layout(&self) -> Layout<'static> {
+    fn layout(&self) -> Layout<'a> {
         Layout { newline: self.newline, list: self.list }
     }
 
@@ -261,7 +261,7 @@ impl<'a> Editor<'a> {
         match (&node.kind, spot) {
             (Kind::Scalar(_, style), _) if is_scalar && !node.span.is_empty() && *style != Style::Block => {
                 let text = match (new, style) {
-                    (Value::String(text), Style::Single) if !text.contains(['\'', '\n']) => format!("'{text}'"),
+                    (Value::String(text), Style::Single) if !text.contains(['\'', '\r', '\n']) => format!("'{text}'"),
                     (Value::String(text), Style::Double) => render::quoted(text),
                     (Value::String(text), _) if json => render::quoted(text),
                     _ => render::flow(new, &Flow::Yaml),
@@ -281,7 +281,7 @@ impl<'a> Editor<'a> {
                 match self.colon(*key) {
                     Some(colon) if node.anchor.is_none() => {
                         let mut end = node.span.end.max(colon + 1);
-                        if self.source.text[..end].ends_with('\n') {
+                        if self.source.text[..end].ends_with(BREAKS) {
                             end = self.source.line_end(end - 1);
                         }
                         self.push(colon + 1..end, text);
@@ -292,7 +292,7 @@ impl<'a> Editor<'a> {
             (_, Spot::Item { dash, column }) => {
                 let text = self.layout().item(new, *column);
                 let mut end = node.span.end.max(dash + 1);
-                if self.source.text[..end].ends_with('\n') {
+                if self.source.text[..end].ends_with(BREAKS) {
                     end = self.source.line_end(end - 1);
                 }
                 if node.anchor.is_some() {

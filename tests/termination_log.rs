@@ -105,8 +105,8 @@ fn success_leaves_it_alone() {
 fn what_differs_is_the_reason_of_a_verify_that_fails() {
     require_root!();
     let pod = Namespace::pod(&["10.9.0.2/24"]);
-    let verify = ["verify", "istio", "-b", "*", "-i", "*"];
-    pod.mesh_init(&[&["apply"], &verify[1..], &["--backend", "legacy"]].concat()).run().expect(0);
+    let verify = ["verify", "istio", "-b", "*", "-i", "*", "--backend", "legacy"];
+    pod.mesh_init(&[&["apply"], &verify[1..]].concat()).run().expect(0);
     pod.output(&["iptables-legacy", "-t", "nat", "-D", "ISTIO_REDIRECT", "1"]);
     for report in [&[][..], &["--report", "-"]] {
         let (outcome, log) = logged(&pod, |program| program, &[&verify[..], report].concat());
@@ -119,8 +119,8 @@ fn what_differs_is_the_reason_of_a_verify_that_fails() {
     }
     pod.output(&["iptables-legacy", "-t", "nat", "-F", "ISTIO_IN_REDIRECT"]);
     let (outcome, log) = logged(&pod, |program| program, &verify);
-    let (first, last) = (outcome.lines()[0].to_owned(), outcome.lines().last().unwrap().to_string());
-    assert_eq!((outcome.code, log), (3, format!("{last}: {first}\n")), "{outcome}");
+    let said: Vec<&str> = outcome.stdout.lines().collect();
+    assert_eq!((outcome.code, said.len(), log), (3, 3, format!("{}: {}\n", said[2], said[0])), "{outcome}");
 }
 
 #[test]

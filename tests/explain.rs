@@ -5,9 +5,13 @@
 
 mod common;
 
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use common::{Namespace, Outcome, Privilege};
+use nix::sys::socket::{setsockopt, sockopt::BindToDevice};
 use serde_json::Value;
 
 const ISTIO: [&str; 11] = ["istio", "-i", "*", "-b", "*", "-d", "15020", "-u", "1337", "--pod-ip", "10.9.0.2"];
@@ -208,6 +212,86 @@ fn marks_lead_to_lo_where_a_route_says_so() {
     assert!(tproxy.stdout.ends_with("=> handed to the transparent socket of port 15006\n"), "{tproxy}");
 }
 
+/// Answers to packets, a line each.
+fn answers(pod: &Namespace, packets: &[&str]) -> Vec<String> {
+    let words: Vec<String> = packets.iter().map(|packet| format!("--packet={packet}")).collect();
+    let words: Vec<&str> = ["live"].into_iter().chain(words.iter().map(String::as_str)).collect();
+    explain(pod, &words).expect(0).stdout.lines().filter_map(|line| line.strip_prefix("=> ")).map(str::to_owned).collect()
+}
+
+/// Where a connection from the namespace ends: whom the listener there takes it from and what it was sent to.
+fn connected(pod: &Namespace, listener: &TcpListener, to: &str) -> Option<[SocketAddr; 2]> {
+    let to = to.parse().unwrap();
+    pod.inside(|| TcpStream::connect_timeout(&to, Duration::from_millis(500)).ok())?;
+    let (stream, from) = listener.accept().unwrap();
+    Some([from, stream.local_addr().unwrap()])
+}
+
+#[test]
+fn addresses_that_the_kernel_reads_otherwise_are_read_so() {
+    require_root!();
+    let pod = pod_with(&["iptables-legacy -A OUTPUT -d 127.0.0.1 -p udp -j DROP", "ip6tables-legacy -A OUTPUT -d ::1 -p udp -j DROP"]);
+    let listener = pod.inside(|| TcpListener::bind("[::]:8080").unwrap());
+    for (to, is) in
+        [("0.0.0.0:8080", "[::ffff:127.0.0.1]:8080"), ("[::]:8080", "[::1]:8080"), ("[::ffff:10.9.0.2]:8080", "[::ffff:10.9.0.2]:8080")]
+    {
+        assert_eq!(connected(&pod, &listener, to).unwrap()[1], is.parse().unwrap(), "{to}");
+    }
+    let packets = ["out udp 0.0.0.0:8080", "out udp [::]:8080", "out udp [::ffff:127.0.0.1]:8080", "out udp [::ffff:10.9.0.2]:8080"];
+    assert_eq!(answers(&pod, &packets), ["dropped", "dropped", "dropped", "delivered as is"]);
+}
+
+#[test]
+fn a_source_that_is_not_known_is_not_guessed() {
+    require_root!();
+    let redirect = "iptables-legacy -t nat -A OUTPUT -p tcp -d 192.0.2.1 -j REDIRECT --to-ports 15001";
+    let route = "ip route add default via 10.9.0.1";
+    let packet = "out tcp 192.0.2.1:443";
+    let lands = |pod: &Namespace| {
+        let listener = pod.inside(|| TcpListener::bind("0.0.0.0:15001").unwrap());
+        connected(pod, &listener, "192.0.2.1:443")
+    };
+    let pod = pod_with(&[route, redirect, "iptables-legacy -t nat -A POSTROUTING -o lo -p tcp -j SNAT --to-source 10.9.0.9"]);
+    assert_eq!(answers(&pod, &[packet]), ["sent to port 15001, original destination 192.0.2.1:443"]);
+    pod.output(&"iptables-legacy -A INPUT -s 10.9.0.9 -j DROP".split(' ').collect::<Vec<_>>());
+    assert_eq!((lands(&pod), answers(&pod, &[packet])), (None, vec!["depends on -s 10.9.0.9/32, from an unknown address".to_owned()]));
+
+    let pod = pod_with(&[route, redirect]);
+    assert!(lands(&pod).is_some());
+    for line in ["sysctl -qw net.ipv4.ip_local_port_range=10000\t20000", "iptables-legacy -A OUTPUT -p tcp --sport 10000:20000 -j DROP"] {
+        pod.output(&line.split(' ').collect::<Vec<_>>());
+    }
+    let told = vec!["depends on -p tcp -m tcp --sport 10000:20000, from an unknown port".to_owned()];
+    assert_eq!((lands(&pod), answers(&pod, &[packet])), (None, told));
+}
+
+#[test]
+fn a_packet_without_addresses_is_of_a_family_that_the_pod_has() {
+    require_root!();
+    let pod = Namespace::pod(&["2001:db8:9::2/64"]);
+    pod.output(&["ip6tables-legacy", "-A", "INPUT", "-p", "tcp", "-j", "DROP"]);
+    let outcome = explain(&pod, &["live", "--packet", "in tcp to :8080"]).expect(0);
+    assert!(outcome.stdout.starts_with("in tcp to :8080 (IPv6, ") && outcome.stdout.ends_with("=> dropped\n"), "{outcome}");
+}
+
+#[test]
+fn what_is_bound_to_lo_goes_where_the_kernel_sends_it() {
+    require_root!();
+    let pod = pod_with(&["iptables-legacy -t mangle -A INPUT -i lo -d 10.9.0.1", "ip6tables-legacy -t mangle -A OUTPUT -d 2001:db8:9::1"]);
+    pod.inside(|| {
+        let send = |socket: UdpSocket, to: &str| {
+            setsockopt(&socket, BindToDevice, &"lo".into()).unwrap();
+            socket.send_to(b"x", to).map_err(|error| error.kind())
+        };
+        assert_eq!(send(UdpSocket::bind("0.0.0.0:0").unwrap(), "10.9.0.1:80"), Ok(1));
+        assert_eq!(send(UdpSocket::bind("[::]:0").unwrap(), "[2001:db8:9::1]:80"), Err(ErrorKind::NetworkUnreachable));
+    });
+    let counted = pod.output(&["iptables-legacy", "-t", "mangle", "-nvL", "INPUT"]);
+    assert!(counted.lines().last().unwrap().trim_start().starts_with("1 "), "{counted}");
+    let packets = ["out udp 10.9.0.1:80 dev lo", "out udp [2001:db8:9::1]:80 dev lo", "out udp 10.9.0.2:80 dev lo"];
+    assert_eq!(answers(&pod, &packets), ["routed to lo", "dropped", "delivered as is"]);
+}
+
 #[test]
 fn json_has_the_documented_members() {
     require_root!();
@@ -256,6 +340,10 @@ fn bad_input_is_named_and_changes_nothing() {
         (
             &["live", "--packet", "out tcp 10.0.0.1"],
             "--packet: \"out tcp 10.0.0.1\" is no packet: tcp needs a port: ADDRESS:PORT or [ADDRESS]:PORT",
+        ),
+        (
+            &["live", "--packet", "out tcp 1.1.1.1:443 to 2.2.2.2:5"],
+            "--packet: \"out tcp 1.1.1.1:443 to 2.2.2.2:5\" is no packet: to: it is said twice",
         ),
         (&["live", "--format", "nft"], "--format: \"nft\" is not a format (text or json)"),
         (&[], "a verb or a mesh is missing"),

@@ -102,11 +102,35 @@ fn success_leaves_it_alone() {
 }
 
 #[test]
-fn a_failed_dump_is_no_pods_end() {
+fn what_differs_is_the_reason_of_a_verify_that_fails() {
     require_root!();
     let pod = Namespace::pod(&["10.9.0.2/24"]);
-    let (outcome, log) = logged(&pod, |program| program.with(Privilege::RootWithout), &["dump", "live"]);
-    assert_eq!((outcome.code, log.as_str()), (10, OLD), "{outcome}");
+    let verify = ["verify", "istio", "-b", "*", "-i", "*", "--backend", "legacy"];
+    pod.mesh_init(&[&["apply"], &verify[1..]].concat()).run().expect(0);
+    pod.output(&["iptables-legacy", "-t", "nat", "-D", "ISTIO_REDIRECT", "1"]);
+    for report in [&[][..], &["--report", "-"]] {
+        let (outcome, log) = logged(&pod, |program| program, &[&verify[..], report].concat());
+        let outcome = outcome.expect(3);
+        assert!(
+            log.starts_with("1 difference from the plan of ") && log.contains("ISTIO_REDIRECT") && log.ends_with('\n'),
+            "{log:?}\n{outcome}"
+        );
+        assert_eq!(log.lines().count(), 1, "{log:?}");
+    }
+    pod.output(&["iptables-legacy", "-t", "nat", "-F", "ISTIO_IN_REDIRECT"]);
+    let (outcome, log) = logged(&pod, |program| program, &verify);
+    let said: Vec<&str> = outcome.stdout.lines().collect();
+    assert_eq!((outcome.code, said.len(), log), (3, 3, format!("{}: {}\n", said[2], said[0])), "{outcome}");
+}
+
+#[test]
+fn a_failed_dump_or_explain_is_no_pods_end() {
+    require_root!();
+    let pod = Namespace::pod(&["10.9.0.2/24"]);
+    for verb in ["dump", "explain"] {
+        let (outcome, log) = logged(&pod, |program| program.with(Privilege::RootWithout), &[verb, "live"]);
+        assert_eq!((outcome.code, log.as_str()), (10, OLD), "{outcome}");
+    }
 }
 
 #[test]

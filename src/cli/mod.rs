@@ -76,6 +76,7 @@ fn own(arguments: &[OsString]) -> ExitCode {
         Ok(code) => ExitCode::from(code as u8),
         Err(failure) => {
             tracing::error!("{failure}");
+            // These two are asked by people, of a pod that runs: the log is for why its own container ended, and stays.
             if !matches!(verb, "dump" | "explain") {
                 termination_log::write(&failure.to_string());
             }

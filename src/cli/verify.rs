@@ -13,6 +13,7 @@ use super::probe::{self, Probing};
 use super::report::Report;
 use super::session::{self, Environment, MeshOptions};
 use crate::host::connections::{Connection, connections};
+use crate::host::termination_log;
 use crate::kernel::Drift;
 use crate::mesh::Mesh;
 use crate::ruleset::walk::{Layers, loopback};
@@ -73,11 +74,17 @@ fn compare(mesh: Mesh, matches: &ArgMatches, common: &Common, environment: Envir
     for difference in &drift {
         words.push_str(&format!("{difference}\n"));
     }
-    match drift.len() {
-        0 => words.push_str(&format!("in place: {summary}\n")),
-        1 => words.push_str(&format!("1 difference from the plan of {summary}\n")),
-        many => words.push_str(&format!("{many} differences from the plan of {summary}\n")),
+    let end = match drift.len() {
+        0 => format!("in place: {summary}"),
+        1 => format!("1 difference from the plan of {summary}"),
+        many => format!("{many} differences from the plan of {summary}"),
+    };
+    if let Some(first) = drift.first() {
+        // All that a pod tells of a check that failed. A failure that comes later takes its place.
+        termination_log::write(&format!("{end}: {first}"));
     }
+    words.push_str(&end);
+    words.push('\n');
     if !report.is_printed() {
         super::print(&words)?;
     }

@@ -15,7 +15,7 @@
 //! | `outcome` | `redirected`, `tproxied`, `delivered`, `routed-to-lo`, `forwarded`, `dropped` or `depends` |
 //! | `port` | the port, if it is `redirected` or `tproxied` |
 //! | `original_address`, `original_port` | what `redirected` tells the program there of where the packet was going |
-//! | `mark` | the mark of `routed-to-lo` |
+//! | `mark` | the mark of `routed-to-lo`, 0 if the device lo was given instead |
 //! | `depends_on` | what `depends` depends on |
 //! | `answer` | the outcome in words |
 //! | `steps` | what happened on the way, for packets that were given |

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use crate::ruleset::{AddressRange, Condition, Family, Match, PortRange, Protocol, StateSet};
 
-use super::packet::{EPHEMERAL, Packet};
+use super::packet::Packet;
 
 /// What is known of a packet at one moment of its way.
 #[derive(Clone, Debug)]
@@ -73,8 +73,8 @@ const ALWAYS: [&str; 2] = ["log", "counter"];
 pub(super) enum Effect {
     /// It goes on to the next rule.
     None,
-    /// It leaves the table's chain; at most its source is another then.
-    Accepts,
+    /// It leaves the table's chain, and comes from elsewhere then.
+    Translates,
     /// It is dropped, perhaps with an answer.
     Drops,
     /// Connection tracking leaves it alone.
@@ -87,7 +87,7 @@ pub(super) fn effect(name: &str) -> Effect {
     match name {
         "LOG" | "NFLOG" | "TRACE" | "CHECKSUM" | "CLASSIFY" | "DSCP" | "TOS" | "TTL" | "HL" | "TCPMSS" | "TEE" | "dup" => Effect::None,
         "NOTRACK" | "notrack" => Effect::Untracks,
-        "MASQUERADE" | "SNAT" | "masq" => Effect::Accepts,
+        "MASQUERADE" | "SNAT" | "masq" => Effect::Translates,
         "REJECT" | "reject" => Effect::Drops,
         _ => Effect::Unknown,
     }
@@ -181,10 +181,10 @@ impl Facts {
             // A protocol without ports.
             None if self.destination_port.is_none() => Some(false),
             None => {
-                let (first, last) = EPHEMERAL;
-                let is_within = |range: &PortRange| range.first <= first && last <= range.last;
-                let is_apart = |range: &PortRange| range.last < first || last < range.first;
-                if list.iter().any(is_within) { Some(true) } else { list.iter().all(is_apart).then_some(false) }
+                // Which ports the kernel gives to sockets is for each pod to say, and programs ask for others.
+                let (is_all, is_none) =
+                    (|range: &PortRange| range.first <= 1 && range.last == u16::MAX, |range: &PortRange| range.last == 0);
+                if list.iter().any(is_all) { Some(true) } else { list.iter().all(is_none).then_some(false) }
             }
         }
     }
@@ -200,7 +200,7 @@ impl Facts {
 
     /// What the packet has where the condition looks, in words.
     pub(super) fn value(&self, condition: &Condition) -> String {
-        let address = |address: Option<IpAddr>| address.map_or_else(|| "unknown".to_owned(), |address| address.to_string());
+        let address = |address: Option<IpAddr>| address.map_or_else(|| "an unknown address".to_owned(), |address| address.to_string());
         let port = |port: Option<u16>, none: &str| port.map_or_else(|| none.to_owned(), |port| format!("port {port}"));
         let device = |device: &Device, way: &str| match device {
             Device::None => format!("has no device {way}"),
@@ -214,7 +214,7 @@ impl Facts {
             Condition::InInterface(_) => device(&self.in_device, "in"),
             Condition::OutInterface(_) => device(&self.out_device, "out"),
             Condition::Protocol(_) => self.protocol.to_string(),
-            Condition::SourcePort(_) | Condition::SourcePorts(_) => format!("from {}", port(self.source_port, "an ephemeral port")),
+            Condition::SourcePort(_) | Condition::SourcePorts(_) => format!("from {}", port(self.source_port, "an unknown port")),
             Condition::DestinationPort(_) | Condition::DestinationPorts(_) => format!("to {}", port(self.destination_port, "no port")),
             Condition::Uid(_) => id(self.uid, "uid"),
             Condition::Gid(_) => id(self.gid, "gid"),

@@ -48,9 +48,9 @@ pub enum Outcome {
     },
     /// Goes where it was going.
     Delivered,
-    /// Goes to lo for the mark that a rule gave it, unchanged.
+    /// Goes to lo unchanged, for the mark that a rule gave it or because its socket is bound to lo.
     RoutedToLo {
-        /// The mark.
+        /// The mark, or 0.
         mark: u32,
     },
     /// Not for the pod: passed on, if the pod passes packets on at all.
@@ -70,6 +70,7 @@ impl fmt::Display for Outcome {
             }
             Outcome::Tproxied { port } => write!(f, "handed to the transparent socket of port {port}"),
             Outcome::Delivered => f.write_str("delivered as is"),
+            Outcome::RoutedToLo { mark: 0 } => f.write_str("routed to lo"),
             Outcome::RoutedToLo { mark } => write!(f, "marked {mark:#x} and routed to lo"),
             Outcome::Forwarded => f.write_str("not for the pod: passed on, if it passes packets on"),
             Outcome::Dropped => f.write_str("dropped"),
@@ -295,6 +296,10 @@ impl<'a, 'p> Run<'a, 'p> {
 
     fn send(&mut self, device: Device) -> Result<Outcome, End> {
         self.route();
+        // IPv6 has no route by lo to others: nothing is sent. IPv4 takes the whole world to be there.
+        if self.facts.family == Family::V6 && device.is_loopback() && !self.to_loopback {
+            return Err(End::Dropped);
+        }
         self.facts.out_device = if self.to_loopback { Device::loopback() } else { device.clone() };
         if self.facts.source.is_none() {
             let own = self.facts.destination.filter(|address| self.pod.owns(*address));
@@ -381,9 +386,18 @@ impl<'a, 'p> Run<'a, 'p> {
                 self.reasons.push("where the connection's first packet was sent (leave the state out to ask that)".to_owned());
                 Err(End::Unknown)
             }
+            StateSet::ESTABLISHED if !self.is_decided[side] => {
+                self.forget_source();
+                Ok(false)
+            }
             StateSet::NEW | StateSet::RELATED => Ok(!self.is_decided[side]),
             _ => Ok(false),
         }
+    }
+
+    /// Source nat gives it another address and perhaps another port, which are not known.
+    fn forget_source(&mut self) {
+        (self.facts.source, self.facts.source_port) = (None, None);
     }
 
     /// The turn of a base chain.
@@ -435,7 +449,10 @@ impl<'a, 'p> Run<'a, 'p> {
                 Target::SaveMark | Target::RestoreMark | Target::CtZone(_) => {}
                 Target::Opaque(opaque) => match condition::effect(&opaque.name) {
                     Effect::None => {}
-                    Effect::Accepts => return Ok(()),
+                    Effect::Translates => {
+                        self.forget_source();
+                        return Ok(());
+                    }
                     Effect::Drops => return Err(End::Dropped),
                     Effect::Untracks if self.facts.is_tracked => {}
                     Effect::Untracks => self.facts.state = StateSet::UNTRACKED,

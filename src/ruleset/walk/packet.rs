@@ -25,7 +25,7 @@ pub struct Packet {
     pub protocol: Protocol,
     /// Where it comes from. `None` for one that goes out: the address that the kernel would choose.
     pub source: Option<IpAddr>,
-    /// `None`: one of the ephemeral ports.
+    /// `None`: any.
     pub source_port: Option<u16>,
     /// Where it goes. `None` for one that comes in: the pod's own address.
     pub destination: Option<IpAddr>,
@@ -45,9 +45,6 @@ pub struct Packet {
 
 /// The user and the group of an application of which nothing is said.
 pub const APPLICATION: u32 = 1000;
-
-/// Ports that the kernel gives to sockets that ask for none.
-pub(super) const EPHEMERAL: (u16, u16) = (32768, 60999);
 
 impl Packet {
     /// The first packet of a connection from an application to there.
@@ -79,11 +76,11 @@ impl Packet {
         self
     }
 
-    /// The family that it belongs to: that of its addresses, or of the pod's first.
+    /// The family that it belongs to: that of its addresses, or of the pod's first that others can reach.
     pub fn family(&self, pod: &Pod) -> Family {
-        match self.destination.or(self.source).or(pod.addresses.first().copied()) {
-            Some(IpAddr::V6(_)) => Family::V6,
-            _ => Family::V4,
+        match self.destination.or(self.source).or_else(|| pod.reachable().next()) {
+            Some(address) => family_of(address),
+            None => Family::V4,
         }
     }
 }
@@ -111,13 +108,14 @@ impl Pod {
 
     /// The first address of the family that others can reach, those of the link last.
     pub fn address(&self, family: Family) -> Option<IpAddr> {
-        let mut others = self
-            .addresses
-            .iter()
-            .copied()
-            .filter(|address| is_of(family, *address) && !address.is_loopback() && *address != PASSTHROUGH_V6);
+        let mut others = self.reachable().filter(|address| is_of(family, *address));
         let first = others.clone().next();
         others.find(|address| !matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())).or(first)
+    }
+
+    /// Its addresses without those that lead back to itself.
+    fn reachable(&self) -> impl Iterator<Item = IpAddr> + Clone {
+        self.addresses.iter().copied().filter(|address| !address.is_loopback() && *address != PASSTHROUGH_V6)
     }
 
     pub(super) fn routes_to_lo(&self, family: Family, mark: u32) -> bool {
@@ -126,7 +124,11 @@ impl Pod {
 }
 
 pub(super) fn is_of(family: Family, address: IpAddr) -> bool {
-    address.is_ipv4() == (family == Family::V4)
+    family_of(address) == family
+}
+
+fn family_of(address: IpAddr) -> Family {
+    if address.is_ipv4() { Family::V4 } else { Family::V6 }
 }
 
 /// 127.0.0.1 or ::1.
@@ -136,6 +138,9 @@ pub fn loopback(family: Family) -> IpAddr {
         Family::V6 => Ipv6Addr::LOCALHOST.into(),
     }
 }
+
+/// What may be said of a packet, once.
+const NAMES: [&str; 7] = ["from", "to", "uid", "gid", "dev", "mark", "state"];
 
 /// `out tcp 10.0.0.1:443 uid 1000`, `in tcp from 10.1.2.3 to :8080`, `out udp [fd00::a]:53 uid 1337 gid 1337`.
 impl FromStr for Packet {
@@ -163,12 +168,17 @@ impl FromStr for Packet {
             mark: 0,
             state: StateSet::NEW,
         };
+        let mut said: Vec<&str> = Vec::new();
         while let Some(word) = words.next() {
-            let known = ["from", "to", "uid", "gid", "dev", "mark", "state"].contains(&word);
+            let known = NAMES.contains(&word);
             if !known && !word.contains([':', '.']) {
                 return Err(format!("{word:?} is not known (ADDRESS:PORT, from, to, uid, gid, dev, mark or state)"));
             }
             let (name, value) = if known { (word, words.next().unwrap_or_default()) } else { ("to", word) };
+            if said.contains(&name) {
+                return Err(format!("{name}: it is said twice"));
+            }
+            said.push(name);
             match name {
                 "to" => (packet.destination, packet.destination_port) = end(value)?,
                 "from" => (packet.source, packet.source_port) = end(value)?,
@@ -191,6 +201,9 @@ impl FromStr for Packet {
             }
         }
         if (packet.uid.is_none()) != (packet.gid.is_none()) {
+            if said.contains(&"uid") && said.contains(&"gid") {
+                return Err("uid and gid: a packet without a socket has neither".to_owned());
+            }
             (packet.uid, packet.gid) = (None, None);
         }
         complete(packet)
@@ -198,7 +211,17 @@ impl FromStr for Packet {
 }
 
 /// The packet, if nothing is missing and its parts go together.
-fn complete(packet: Packet) -> Result<Packet, String> {
+fn complete(mut packet: Packet) -> Result<Packet, String> {
+    let unspecified = packet.destination.filter(IpAddr::is_unspecified);
+    if packet.way == Way::Out {
+        // For the kernel that is a socket that is not bound, and the host itself: with IPv4 where the socket is bound.
+        packet.source = packet.source.filter(|source| !source.is_unspecified());
+        if let Some(any) = unspecified {
+            packet.destination = packet.source.filter(|source| any.is_ipv4() && source.is_ipv4()).or(Some(loopback(family_of(any))));
+        }
+    } else if let Some(any) = unspecified {
+        return Err(format!("no packet comes in to {any}: leave the address out for the pod's own"));
+    }
     let ends = (packet.source, packet.destination);
     if let (Some(source), Some(destination)) = ends
         && source.is_ipv4() != destination.is_ipv4()
@@ -237,19 +260,20 @@ fn protocol(word: &str) -> Result<Protocol, String> {
 
 /// `10.0.0.1:443`, `[fd00::a]:53`, `:8080`, or an address alone.
 fn end(text: &str) -> Result<(Option<IpAddr>, Option<u16>), String> {
-    let wrong = || format!("{text:?} is not ADDRESS:PORT, [ADDRESS]:PORT, :PORT or ADDRESS");
-    if let Ok(address) = text.parse() {
-        return Ok((Some(address), None));
+    let wrong = || format!("{text:?} is not ADDRESS:PORT, [ADDRESS]:PORT, :PORT or ADDRESS, with a port from 1 to 65535");
+    // To the kernel an IPv4 address in IPv6's clothes is one of IPv4.
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Ok((Some(address.to_canonical()), None));
     }
     let (address, port) = text.rsplit_once(':').ok_or_else(wrong)?;
-    let port = Some(port.parse().map_err(|_| wrong())?);
+    let port = Some(port.parse().ok().filter(|port| *port != 0).ok_or_else(wrong)?);
     if address.is_empty() {
         return Ok((None, port));
     }
     let inner = address.strip_prefix('[').and_then(|address| address.strip_suffix(']'));
     let address: IpAddr = inner.unwrap_or(address).parse().map_err(|_| wrong())?;
     // Without brackets nobody knows where an IPv6 address ends.
-    if address.is_ipv6() == inner.is_some() { Ok((Some(address), port)) } else { Err(wrong()) }
+    if address.is_ipv6() == inner.is_some() { Ok((Some(address.to_canonical()), port)) } else { Err(wrong()) }
 }
 
 /// An id, or `none` for a packet without a socket.
@@ -322,6 +346,33 @@ mod tests {
     }
 
     #[test]
+    fn addresses_are_read_as_the_kernel_reads_them() {
+        for (words, full) in [
+            ("out tcp 0.0.0.0:80", "out tcp to 127.0.0.1:80 uid 1000 gid 1000"),
+            ("out tcp 0.0.0.0:80 from 0.0.0.0", "out tcp to 127.0.0.1:80 uid 1000 gid 1000"),
+            ("out tcp 0.0.0.0:80 from 10.9.0.2", "out tcp from 10.9.0.2 to 10.9.0.2:80 uid 1000 gid 1000"),
+            ("out udp [::]:53", "out udp to [::1]:53 uid 1000 gid 1000"),
+            ("out tcp [::]:80 from fd00::2", "out tcp from fd00::2 to [::1]:80 uid 1000 gid 1000"),
+            ("out tcp [::ffff:10.1.1.1]:80", "out tcp to 10.1.1.1:80 uid 1000 gid 1000"),
+            ("in tcp from ::ffff:10.1.1.1 to :80", "in tcp from 10.1.1.1 to :80"),
+        ] {
+            assert_eq!(words.parse::<Packet>().unwrap().to_string(), full, "{words}");
+        }
+    }
+
+    #[test]
+    fn a_packet_without_addresses_is_of_the_family_of_the_pods_first_that_is_not_loopback() {
+        let family = |addresses: &[&str]| {
+            let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
+            "in tcp to :80".parse::<Packet>().unwrap().family(&Pod { addresses, policy: Vec::new() })
+        };
+        assert_eq!(family(&["127.0.0.1", "::1", "fd00::2", "fe80::1"]), Family::V6);
+        assert_eq!(family(&["127.0.0.1", "10.9.0.2", "::1", "fd00::2"]), Family::V4);
+        assert_eq!(family(&["fd00::2", "10.9.0.2"]), Family::V6);
+        assert_eq!(family(&["127.0.0.1", "::1"]), Family::V4);
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         for (words, error) in [
             ("", "\"\" is no way for a packet (out or in)"),
@@ -332,14 +383,29 @@ mod tests {
             ("in icmp from 1.2.3.4:1", "icmp has no ports"),
             ("out tcp :443", "a packet that goes out needs an address to go to: ADDRESS:PORT"),
             ("out tcp ::1:443", "tcp needs a port: ADDRESS:PORT or [ADDRESS]:PORT"),
-            ("out tcp ::g:443", "\"::g:443\" is not ADDRESS:PORT, [ADDRESS]:PORT, :PORT or ADDRESS"),
-            ("out tcp 1.2.3.4:65536", "\"1.2.3.4:65536\" is not ADDRESS:PORT, [ADDRESS]:PORT, :PORT or ADDRESS"),
+            ("out tcp ::g:443", "\"::g:443\" is not ADDRESS:PORT, [ADDRESS]:PORT, :PORT or ADDRESS, with a port from 1 to 65535"),
+            (
+                "out tcp 1.2.3.4:65536",
+                "\"1.2.3.4:65536\" is not ADDRESS:PORT, [ADDRESS]:PORT, :PORT or ADDRESS, with a port from 1 to 65535",
+            ),
             ("in tcp from 10.0.0.1 to [fd00::1]:1", "10.0.0.1 and fd00::1 are of two families"),
             ("out tcp 1.2.3.4:1 uid", "uid: \"\" is not a number of 32 bits, nor none"),
             ("in tcp to :1 uid 3", "uid: a packet that comes in has no owner here"),
             ("out tcp 1.2.3.4:1 mark 0xg", "mark: \"0xg\" is not a number of 32 bits (1337 or 0x539)"),
             ("out tcp 1.2.3.4:1 dev eth+", "dev: \"eth+\" is not a device's name"),
             ("out tcp 1.2.3.4:1 state old", "state: \"old\" is none (new, established, related, invalid or untracked)"),
+            ("out tcp 1.2.3.4:0", "\"1.2.3.4:0\" is not ADDRESS:PORT, [ADDRESS]:PORT, :PORT or ADDRESS, with a port from 1 to 65535"),
+            (
+                "in tcp from 1.2.3.4:0 to :1",
+                "\"1.2.3.4:0\" is not ADDRESS:PORT, [ADDRESS]:PORT, :PORT or ADDRESS, with a port from 1 to 65535",
+            ),
+            ("out tcp 1.1.1.1:443 to 2.2.2.2:5", "to: it is said twice"),
+            ("in tcp 1.1.1.1:443 2.2.2.2:5", "to: it is said twice"),
+            ("out tcp 1.2.3.4:1 uid 1000 uid none", "uid: it is said twice"),
+            ("out tcp 1.2.3.4:1 state new mark 1 state new", "state: it is said twice"),
+            ("out tcp 1.2.3.4:1 gid 5 uid none", "uid and gid: a packet without a socket has neither"),
+            ("in tcp to 0.0.0.0:1", "no packet comes in to 0.0.0.0: leave the address out for the pod's own"),
+            ("out tcp [::]:1 from 10.0.0.1", "10.0.0.1 and ::1 are of two families"),
             ("out tcp 1.2.3.4:1 please", "\"please\" is not known (ADDRESS:PORT, from, to, uid, gid, dev, mark or state)"),
         ] {
             assert_eq!(words.parse::<Packet>().unwrap_err(), error, "{words}");

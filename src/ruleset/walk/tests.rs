@@ -173,6 +173,52 @@ fn what_is_not_known_is_said_unless_it_makes_no_difference() {
 }
 
 #[test]
+fn where_source_nat_lets_a_packet_come_from_is_not_known() {
+    let from = |net: &str| Match::from(Condition::Source(net.parse().unwrap()));
+    let unknown = "depends on -s 10.9.0.9/32, from an unknown address";
+    for name in ["SNAT", "MASQUERADE"] {
+        let mut plan = rules(TableName::Nat, "OUTPUT", vec![rule([tcp()], Target::Redirect(1))]);
+        let opaque = Opaque { name: name.to_owned(), revision: 0, data: vec![1] };
+        plan.table_mut(TableName::Nat).chain_mut("POSTROUTING").rules = vec![rule([out_by("lo").into()], Target::Opaque(opaque))];
+        plan.table_mut(TableName::Filter).chain_mut("INPUT").rules = vec![rule([from("10.9.0.9/32")], Target::Drop)];
+        assert_eq!(outcome(&plan, "out tcp 10.0.0.1:443"), unknown);
+        let ported = "out tcp 10.0.0.1:443 from 10.9.0.2:4000";
+        plan.table_mut(TableName::Filter).chain_mut("INPUT").rules =
+            vec![rule([tcp(), Condition::SourcePort(PortRange::single(5000)).into()], Target::Drop)];
+        assert_eq!(outcome(&plan, ported), "depends on -p tcp -m tcp --sport 5000, from an unknown port");
+        // Where a connection's source was decided before, it is not known either.
+        let nat = plan.table_mut(TableName::Nat);
+        nat.chain_mut("OUTPUT").rules.clear();
+        plan.table_mut(TableName::Filter).chain_mut("INPUT").rules = vec![rule([from("10.9.0.9/32")], Target::Drop)];
+        assert_eq!(outcome(&plan, "out tcp 127.0.0.1:443 state established"), unknown);
+    }
+}
+
+#[test]
+fn a_source_port_of_which_nothing_is_said_may_be_any() {
+    let ports = |first, last| Match::from(Condition::SourcePort(PortRange { first, last }));
+    let ask = |first, last, packet: &str| {
+        outcome(&rules(TableName::Filter, "OUTPUT", vec![rule([tcp(), ports(first, last)], Target::Drop)]), packet)
+    };
+    for (first, last) in [(10000, 20000), (32768, 60999), (0, 65534), (22, 22)] {
+        assert!(ask(first, last, "out tcp 10.0.0.1:443").ends_with(", from an unknown port"), "{first} to {last}");
+    }
+    assert_eq!(ask(10000, 20000, "out tcp 10.0.0.1:443 from :10000"), "dropped");
+    assert_eq!(ask(10000, 20000, "out tcp 10.0.0.1:443 from :9999"), "delivered as is");
+    assert_eq!(ask(1, 65535, "out tcp 10.0.0.1:443"), "dropped");
+    assert_eq!(ask(0, 0, "out tcp 10.0.0.1:443"), "delivered as is");
+}
+
+#[test]
+fn what_is_bound_to_lo_goes_there_without_a_mark() {
+    let plan = rules(TableName::Filter, "FORWARD", Vec::new());
+    assert_eq!(outcome(&plan, "out tcp 10.9.0.1:80 dev lo"), "routed to lo");
+    assert_eq!(outcome(&plan, "out tcp 10.9.0.2:80 dev lo"), "delivered as is");
+    assert_eq!(outcome(&plan, "out tcp [fd00::1]:80 dev lo"), "dropped");
+    assert_eq!(outcome(&plan, "out tcp [fd00::2]:80 dev lo"), "delivered as is");
+}
+
+#[test]
 fn so_many_unknown_rules_come_to_an_end() {
     let limit = || Match::from(Condition::Opaque(Opaque { name: "limit".into(), revision: 0, data: Vec::new() }));
     let plan = rules(TableName::Nat, "OUTPUT", (0..40).map(|_| rule([limit()], Target::Continue)).collect());

@@ -296,6 +296,13 @@ fn a_table_that_nobody_can_ask_for_is_unknown_unless_the_configuration_tells() {
         }
     }
     assert_eq!(pod.legacy_tables(), Vec::<String>::new());
+    // Where nothing depends on them there is no question.
+    let found = checks(pod.mesh_init(&words[..14]).backend("auto").with_file("/proc/config.gz", ""), 0);
+    for family in ["legacy-ipv4", "legacy-ipv6"] {
+        found.expect(family, "ok");
+        let evidence = found.evidence(family);
+        assert!(evidence.contains("not needed, since nftables") && !evidence.contains("unknown"), "{found:?}");
+    }
     let with = |text: &str| {
         let path = pod.file("config", text);
         common::namespace::run(std::process::Command::new("gzip").args(["-kf"]).arg(&path));
@@ -322,12 +329,31 @@ fn whose_rules_are_there_is_told() {
     pod.output(&["iptables-legacy", "-A", "INPUT", "-p", "udp", "-j", "ACCEPT"]);
     let found = checks(pod.mesh_init(&LINKERD).backend("auto"), 0);
     found.expect("rules", "ok");
-    for part in ["rules of linkerd are in mesh-init's nf_tables table", "1 foreign IPv4 rules", "inet fence"] {
+    for part in ["rules of linkerd are in mesh-init's nf_tables table", "1 foreign IPv4 rule is in the legacy", "inet fence"] {
         assert!(found.evidence("rules").contains(part), "{part}: {found:?}");
     }
     let found = checks(pod.mesh_init(&ISTIO).backend("auto"), 0);
     found.expect("rules", "warning");
     assert!(found.remedy("rules").contains("mesh-init remove linkerd"), "{found:?}");
+}
+
+#[test]
+fn a_foreign_rule_is_told_once() {
+    require_root!();
+    let pod = Namespace::pod(&[V4]);
+    let told = || checks(pod.mesh_init(&ISTIO).backend("auto"), 0).evidence("rules").to_owned();
+    let add = ["iptables-nft", "-t", "nat", "-A", "OUTPUT", "-p", "udp", "-j", "ACCEPT"];
+    pod.output(&add);
+    assert_eq!(told(), "1 foreign IPv4 rule is in iptables-nft's tables");
+    pod.output(&add);
+    assert_eq!(told(), "2 foreign IPv4 rules are in iptables-nft's tables");
+    // Tables of other families and names, and those without a rule, are told by name.
+    for table in ["ip6 nat", "ip filter", "ip fence"] {
+        pod.output(&[&["nft", "add", "table"], &table.split(' ').collect::<Vec<_>>()[..]].concat());
+    }
+    let told = told();
+    let names = ["ip6 nat", "ip filter", "ip fence"].map(|name| format!("the nf_tables table {name} is somebody else's"));
+    assert!(names.iter().all(|name| told.contains(name)) && !told.contains("table ip nat"), "{told}");
 }
 
 #[test]

@@ -7,10 +7,10 @@ use crate::cli::session::{self, MeshOptions};
 use crate::host::kernel_config::KernelConfig;
 use crate::host::machine::Machine;
 use crate::kernel::route::policy_routing_option;
-use crate::kernel::{self, Answer, BackendName, Finding, Held, Kernel, Means, Presence, Survey, Wanted, places};
+use crate::kernel::{self, Answer, BackendName, Finding, Form, Held, Kernel, Means, Presence, Survey, Wanted, places};
 use crate::mesh::Mesh;
 use crate::ruleset::walk::Pod;
-use crate::ruleset::{Family, Ruleset};
+use crate::ruleset::{Family, NftTable, Ruleset};
 
 /// What is known when a plan is looked at.
 pub(super) struct Facts<'a> {
@@ -79,7 +79,7 @@ fn ask(checks: &mut Checks, wanted: &mut Wanted, kernel: &mut Kernel, facts: &Fa
         for (family, _) in &survey.assigned {
             let name = name(*backend, *family);
             if let Some(taker) = survey.taker_before(*backend, *family) {
-                checks.ok(name, &format!("{error}{}", needless(taker)));
+                checks.ok(name, &format!("{error}; {}", needless(taker)));
             } else if error.is_denied() && !facts.may_ask {
                 checks.add(name, Verdict::Warning, &format!("unknown, since CAP_NET_ADMIN is missing: {error}"), "");
             } else {
@@ -110,7 +110,7 @@ fn name(backend: BackendName, family: Family) -> &'static str {
 
 /// Why nothing depends on another packet filter than `taker`.
 fn needless(taker: BackendName) -> String {
-    format!("; not needed, since {taker} takes the rules")
+    format!("not needed, since {taker} takes the rules")
 }
 
 /// What a packet filter says of a family's rules. What another one says of them is not known if it may not be asked.
@@ -119,9 +119,9 @@ fn filter(checks: &mut Checks, answer: &Answer, survey: &Survey, may_ask: bool) 
     let is_left_out = answer.family == Family::V6 && survey.left_out.is_some();
     // Why nothing depends on the answer, if so.
     let needless = match survey.taker(answer.family) {
-        Some(taker) if taker != answer.backend => needless(taker),
-        None if is_left_out => "; not needed, since IPv6 is left out".to_owned(),
-        _ => String::new(),
+        Some(taker) if taker != answer.backend => Some(needless(taker)),
+        None if is_left_out => Some("not needed, since IPv6 is left out".to_owned()),
+        _ => None,
     };
     let (mut verdict, mut remedy) = (Verdict::Ok, String::new());
     let evidence = match &answer.finding {
@@ -149,10 +149,10 @@ fn filter(checks: &mut Checks, answer: &Answer, survey: &Survey, may_ask: bool) 
             text
         }
     };
-    if !needless.is_empty() {
-        (verdict, remedy) = (Verdict::Ok, String::new());
-    }
-    checks.add(name, verdict, &(evidence + &needless), &remedy);
+    let Some(needless) = needless else { return checks.add(name, verdict, &evidence, &remedy) };
+    // What is not known of it is no question then.
+    let is_unknown = matches!(answer.finding, Finding::Takes(_)) && verdict != Verdict::Ok;
+    checks.ok(name, &if is_unknown { needless } else { evidence + "; " + &needless });
 }
 
 /// Tables are only there once they are asked for.
@@ -201,21 +201,29 @@ pub(super) fn present(checks: &mut Checks, presence: &Presence, plans: &[MeshOpt
             }
         }
     }
+    // Tables of iptables-nft whose foreign rules are told.
+    let mut told = Vec::new();
     for held in &presence.held {
         let ownerships = Mesh::ALL.map(|mesh| held.ownership(mesh, None));
         let mut foreign = 0;
         for table in &held.ruleset.tables {
+            let before = foreign;
             for chain in &table.chains {
                 for index in 0..chain.rules.len() {
                     foreign += usize::from(!ownerships.iter().any(|ownership| ownership.owns_rule(table.name, chain, index)));
                 }
             }
+            if foreign > before && held.form == Form::IptablesNft {
+                told.push((if held.ruleset.family == Family::V4 { "ip" } else { "ip6" }, table.name.as_str()));
+            }
         }
         if foreign > 0 {
-            say(&format!("{foreign} foreign {} rules are in {}", held.ruleset.family, held.form.describe()));
+            let are = if foreign == 1 { "rule is" } else { "rules are" };
+            say(&format!("{foreign} foreign {} {are} in {}", held.ruleset.family, held.form.describe()));
         }
     }
-    for table in presence.tables.iter().filter(|table| !table.is_a_meshs()) {
+    let is_told = |table: &NftTable| table.is_a_meshs() || told.contains(&(table.family, table.name.as_str()));
+    for table in presence.tables.iter().filter(|table| !is_told(table)) {
         say(&format!("the nf_tables table {} {} is somebody else's", table.family, table.name));
     }
     for unknown in &presence.unknown {

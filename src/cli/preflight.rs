@@ -139,18 +139,22 @@ pub(super) fn of_machine(checks: &mut Checks, machine: &Machine, common: &Common
     machine::gvisor(checks, machine);
 }
 
-/// What may have brought about a failure that ends with `code`, where the failure itself does not tell.
-pub(super) fn cause(machine: &Machine, code: Code, plan: &[Ruleset], kernel: &mut Kernel) -> Option<String> {
-    let is_lacking = matches!(code, Code::NoFilter | Code::NoFeature);
-    if !is_lacking && code != Code::Failed {
-        return None;
+/// `failure` with what may have brought it about, where it does not tell itself. `is_rule_invalid`: the legacy packet filter
+/// refused a rule and did not say why.
+pub(super) fn explained(mut failure: Failure, is_rule_invalid: bool, machine: &Machine, plan: &[Ruleset], kernel: &mut Kernel) -> Failure {
+    let is_lacking = matches!(failure.code, Code::NoFilter | Code::NoFeature);
+    if !is_lacking && failure.code != Code::Failed {
+        return failure;
     }
     if machine.is_gvisor() {
-        return Some(machine::GVISOR.to_owned());
+        return failure.because(Some(machine::GVISOR.to_owned()));
     }
     if is_lacking {
-        return machine::kata(machine, kernel.presence().has_nftables);
+        return failure.because(machine::kata(machine, kernel.presence().has_nftables));
     }
-    let (kind, id) = machine::unmapped(plan, machine)?;
-    Some(format!("{kind} {id} of the plan is not mapped in this user namespace"))
+    let Some((kind, id)) = machine::unmapped(plan, machine) else { return failure };
+    if is_rule_invalid {
+        failure.code = Code::UserNamespace;
+    }
+    failure.because(Some(format!("{kind} {id} of the plan is not mapped in this user namespace")))
 }

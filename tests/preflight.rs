@@ -9,6 +9,8 @@ use std::fs;
 use common::preflight::{Checks, assert_blocked, checks};
 use common::seccomp::{Level, Refusal};
 use common::{Family, Namespace, Privilege, UserNamespace, check_all};
+use nix::errno::Errno;
+use nix::libc;
 
 const V4: &str = "10.9.0.2/24";
 const BOTH: [&str; 2] = [V4, "2001:db8:9::2/64"];
@@ -196,6 +198,49 @@ fn what_a_kernel_lacks_blocks_only_where_nothing_else_does() {
 }
 
 #[test]
+fn a_packet_filter_that_says_nothing_blocks_only_where_it_is_needed() {
+    require_root!();
+    for refusals in [Refusal::no_sockets(libc::AF_INET, Errno::EPERM), Refusal::unanswered(Level::V4)] {
+        let pod = Namespace::pod(&[V4]);
+        let found = |backend| pod.mesh_init(&ISTIO).backend(backend).refusing(refusals.clone());
+        let auto = checks(found("auto"), 0);
+        auto.expect("legacy-ipv4", "ok");
+        assert!(auto.evidence("legacy-ipv4").contains("not needed, since nftables takes the rules"), "{auto:?}");
+        assert_blocked(&checks(found("legacy"), 4), &["legacy-ipv4"]);
+        // Where nf_tables is not there, nothing takes the rules.
+        let neither = [refusals.clone(), Refusal::no_netfilter_netlink()].concat();
+        checks(pod.mesh_init(&ISTIO).backend("auto").refusing(neither), 4).expect("legacy-ipv4", "blocker");
+        let apply = [&["apply"], &ISTIO[1..]].concat();
+        pod.mesh_init(&apply).backend("auto").refusing(refusals).run().expect(0);
+    }
+}
+
+#[test]
+fn without_netlink_there_is_a_report_still() {
+    require_root!();
+    let pod = Namespace::pod(&[V4]);
+    let refused = |words: &[&str], errno| pod.mesh_init(words).backend("auto").refusing(Refusal::no_sockets(libc::AF_NETLINK, errno));
+    for words in [&ISTIO[..], &LINKERD, &["preflight"]] {
+        for errno in [Errno::EAFNOSUPPORT, Errno::EPERM] {
+            let found = checks(refused(words, errno), 4);
+            assert_blocked(&found, &["netlink"]);
+            assert!(found.evidence("netlink").contains(&format!("{errno:?}")) && !found.remedy("netlink").is_empty(), "{found:?}");
+            for name in ["kernel-release", "capability", "gvisor", "kata"] {
+                found.expect(name, "ok");
+            }
+            assert!(!found.has("rules"), "{found:?}");
+        }
+    }
+    // What can be planned is looked at; the rest is not known.
+    let registry = ["--registry", "10.1.2.3:443"];
+    checks(refused(&[&ISTIO[..], &registry].concat(), Errno::EPERM), 4).expect("guest-pull", "warning");
+    let planned = [&ISTIO[..], &registry, &["--pod-ip", "10.9.0.2", "-o", "443"]].concat();
+    let found = checks(refused(&planned, Errno::EPERM), 4);
+    found.expect("guest-pull", "ok");
+    found.expect("user-namespace", "ok");
+}
+
+#[test]
 fn ipv6_that_is_left_out_is_a_warning() {
     require_root!();
     let pod = Namespace::pod(&[V4]);
@@ -251,6 +296,13 @@ fn a_table_that_nobody_can_ask_for_is_unknown_unless_the_configuration_tells() {
         }
     }
     assert_eq!(pod.legacy_tables(), Vec::<String>::new());
+    // Where nothing depends on them there is no question.
+    let found = checks(pod.mesh_init(&words[..14]).backend("auto").with_file("/proc/config.gz", ""), 0);
+    for family in ["legacy-ipv4", "legacy-ipv6"] {
+        found.expect(family, "ok");
+        let evidence = found.evidence(family);
+        assert!(evidence.contains("not needed, since nftables") && !evidence.contains("unknown"), "{found:?}");
+    }
     let with = |text: &str| {
         let path = pod.file("config", text);
         common::namespace::run(std::process::Command::new("gzip").args(["-kf"]).arg(&path));
@@ -277,12 +329,31 @@ fn whose_rules_are_there_is_told() {
     pod.output(&["iptables-legacy", "-A", "INPUT", "-p", "udp", "-j", "ACCEPT"]);
     let found = checks(pod.mesh_init(&LINKERD).backend("auto"), 0);
     found.expect("rules", "ok");
-    for part in ["rules of linkerd are in mesh-init's nf_tables table", "1 foreign IPv4 rules", "inet fence"] {
+    for part in ["rules of linkerd are in mesh-init's nf_tables table", "1 foreign IPv4 rule is in the legacy", "inet fence"] {
         assert!(found.evidence("rules").contains(part), "{part}: {found:?}");
     }
     let found = checks(pod.mesh_init(&ISTIO).backend("auto"), 0);
     found.expect("rules", "warning");
     assert!(found.remedy("rules").contains("mesh-init remove linkerd"), "{found:?}");
+}
+
+#[test]
+fn a_foreign_rule_is_told_once() {
+    require_root!();
+    let pod = Namespace::pod(&[V4]);
+    let told = || checks(pod.mesh_init(&ISTIO).backend("auto"), 0).evidence("rules").to_owned();
+    let add = ["iptables-nft", "-t", "nat", "-A", "OUTPUT", "-p", "udp", "-j", "ACCEPT"];
+    pod.output(&add);
+    assert_eq!(told(), "1 foreign IPv4 rule is in iptables-nft's tables");
+    pod.output(&add);
+    assert_eq!(told(), "2 foreign IPv4 rules are in iptables-nft's tables");
+    // Tables of other families and names, and those without a rule, are told by name.
+    for table in ["ip6 nat", "ip filter", "ip fence"] {
+        pod.output(&[&["nft", "add", "table"], &table.split(' ').collect::<Vec<_>>()[..]].concat());
+    }
+    let told = told();
+    let names = ["ip6 nat", "ip filter", "ip fence"].map(|name| format!("the nf_tables table {name} is somebody else's"));
+    assert!(names.iter().all(|name| told.contains(name)) && !told.contains("table ip nat"), "{told}");
 }
 
 #[test]
@@ -347,13 +418,33 @@ fn a_registry_gets_its_annotations() {
         assert!(istio.remedy("guest-pull").contains(annotation), "{istio:?}");
     }
     // What is excluded already stays so.
-    let istio = found(&[&ISTIO[..], &["-o", "25", "-x", "10.9.0.0/16"]].concat(), "[fd00::5]:443");
+    let istio = found(
+        &[&ISTIO[..], &["--dual-stack", "--pod-ip", "10.9.0.2,2001:db8:9::2", "-o", "25", "-x", "10.9.0.0/16"]].concat(),
+        "[fd00::5]:443",
+    );
     assert!(istio.remedy("guest-pull").contains(r#"excludeOutboundIPRanges: "10.9.0.0/16,fd00::5/128""#), "{istio:?}");
     assert!(istio.remedy("guest-pull").contains(r#"excludeOutboundPorts: "25,443""#), "{istio:?}");
     let linkerd = found(&[&LINKERD[..], &["--outbound-ports-to-ignore", "25,100-200"]].concat(), "registry.example:443");
     assert!(linkerd.remedy("guest-pull").contains(r#"config.linkerd.io/skip-outbound-ports: "25,100-200,443""#), "{linkerd:?}");
+    // A name may stand for any address.
+    for words in [&["preflight", "istio", "-b", "*", "-i", "10.0.0.0/8,192.168.0.0/16", "-x", "10.0.0.0/24"][..], &LINKERD] {
+        found(words, "registry.example:443").expect("guest-pull", "warning");
+    }
+    let excluded = checks(
+        pod.mesh_init(&[&ISTIO[..], &["--registry", "10.1.2.3:443"]].concat())
+            .backend("auto")
+            .env("ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE", "0"),
+        0,
+    );
+    excluded.expect("guest-pull", "ok");
     for (words, registry) in [
-        (&[&ISTIO[..], &["-o", "443"]].concat()[..], "registry.example:443"),
+        // No rules for it at all.
+        (&["preflight", "istio", "-i", "*", "--pod-ip", "10.1.1.1"][..], "[fd00::1]:443"),
+        (&[&LINKERD[..], &["--ipv6=false"]].concat(), "[fd00::1]:443"),
+        (&["preflight", "istio", "-b", "*", "-i", "", "-x", "10.0.0.0/8"], "registry.example:443"),
+        (&ISTIO, "127.0.0.1:5000"),
+        (&[&ISTIO[..], &["-x", "10.0.0.0/8"]].concat(), "[::ffff:10.1.2.3]:443"),
+        (&[&ISTIO[..], &["-o", "443"]].concat(), "registry.example:443"),
         (&[&ISTIO[..], &["-x", "10.0.0.0/8"]].concat(), "10.1.2.3:443"),
         (&["preflight", "istio", "-b", "*", "-i", "192.168.0.0/16"], "10.1.2.3:443"),
         (&[&LINKERD[..], &["--outbound-ports-to-ignore", "440-450"]].concat(), "registry.example:443"),

@@ -105,6 +105,6 @@ fn the_cause_of_a_failure_is_named_where_the_error_does_not_tell() {
     let users = UserNamespace::new();
     let pod = Namespace::pod_of(&users, &["10.9.0.2/24"]);
     let words = ["apply", "linkerd", "-p", "4143", "-o", "4140", "-u", "70000", "--ipv6=false"];
-    let unmapped = line(pod.mesh_init(&words).in_user_namespace(&users).run().expect(1));
+    let unmapped = line(pod.mesh_init(&words).in_user_namespace(&users).run().expect(11));
     assert!(unmapped.contains("user 70000 of the plan is not mapped"), "{unmapped}");
 }

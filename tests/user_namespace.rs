@@ -69,7 +69,7 @@ fn an_owner_whom_the_user_namespace_does_not_know_is_an_error() {
     for words in
         [&["istio", "--dual-stack", "-b", "*", "-i", "*", "-u", "70000"][..], &["linkerd", "-p", "4143", "-o", "4140", "-g", "70000"]]
     {
-        let outcome = run(&users, &pod, "apply", words).expect(1);
+        let outcome = run(&users, &pod, "apply", words).expect(11);
         let lines = outcome.lines();
         let line = lines.last().unwrap();
         assert!(line.contains("nat rules") && line.contains("not mapped in the pod's user namespace"), "{outcome}");
@@ -78,7 +78,7 @@ fn an_owner_whom_the_user_namespace_does_not_know_is_an_error() {
     // What was in force stays so.
     run(&users, &pod, "apply", &LINKERD).expect(0);
     let before = pod.state();
-    run(&users, &pod, "apply", &["linkerd", "-p", "4143", "-o", "4140", "-u", "70000"]).expect(1);
+    run(&users, &pod, "apply", &["linkerd", "-p", "4143", "-o", "4140", "-u", "70000"]).expect(11);
     assert_eq!(before.differences(&pod.state()), Vec::<String>::new());
     run(&users, &pod, "verify", &LINKERD).expect(0);
 }

@@ -52,9 +52,8 @@ fn install(plan: Plan, common: &Common, kernel: &mut Kernel, report: &mut Report
         preflight::of_machine(report.checks(), &machine, common, &wanted.rulesets);
     }
     let (outcome, settled) = kernel.install(&mut wanted).map_err(|error| {
-        let failure = Failure::from(error);
-        let cause = preflight::cause(&machine, failure.code, &wanted.rulesets, kernel);
-        failure.because(cause)
+        let is_rule_invalid = error.is_rule_invalid();
+        preflight::explained(error.into(), is_rule_invalid, &machine, &wanted.rulesets, kernel)
     })?;
     session::announce(&settled);
     report.settled(&wanted, &settled);

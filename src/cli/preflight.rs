@@ -89,30 +89,43 @@ fn ask(plans: &[MeshOptions], registry: Option<&Registry>, common: &Common) -> R
     }
     let name = |checks: &mut Checks, options: &MeshOptions| checks.mesh = Some(options.mesh().as_str()).filter(|_| plans.len() > 1);
     let first = plans.first().and_then(MeshOptions::preference);
-    let mut kernel = session::kernel_as_permitted(common, common.choice(first))?;
-    let presence = kernel.presence();
+    let mut kernel = session::kernel_as_permitted(common, common.choice(first)).map_err(|failure| silent(&mut checks, &failure)).ok();
+    let presence = kernel.as_mut().map(Kernel::presence);
     let config = KernelConfig::read(&machine);
+    let held = presence.as_ref().map(|presence| presence.held.as_slice()).unwrap_or_default();
+    let facts = filters::Facts { machine: &machine, config: config.as_ref(), held, may_ask: missing.is_none() };
+    let mut planned = Vec::new();
     for options in plans {
         name(&mut checks, options);
-        kernel.choose(common.choice(options.preference()));
-        let facts = filters::Facts { machine: &machine, config: config.as_ref(), held: &presence.held, may_ask: missing.is_none() };
-        filters::of_plan(&mut checks, options, common, &mut kernel, &facts)?;
+        if let Some(kernel) = &mut kernel {
+            kernel.choose(common.choice(options.preference()));
+        }
+        planned.push(filters::of_plan(&mut checks, options, common, kernel.as_mut(), &facts)?);
         machine::sysctl(&mut checks, options);
     }
-    session::close_kernel(kernel);
+    kernel.into_iter().for_each(session::close_kernel);
     checks.mesh = None;
-    filters::present(&mut checks, &presence, plans);
+    if let Some(presence) = &presence {
+        filters::present(&mut checks, presence, plans);
+    }
     machine::gvisor(&mut checks, &machine);
-    let kata = machine::kata(&machine, presence.has_nftables);
+    let kata = machine::kata(&machine, presence.and_then(|presence| presence.has_nftables));
     checks.ok("kata", kata.as_deref().unwrap_or("nothing shows that this is a Kata guest"));
     if registry.is_some() || kata.is_some() {
         let pulled = machine.image_was_pulled_in_guest();
-        for options in plans {
+        for (options, planned) in plans.iter().zip(&planned) {
             name(&mut checks, options);
-            registry::check(&mut checks, options, registry, pulled);
+            registry::check(&mut checks, options, planned.as_ref(), registry, pulled);
         }
     }
     Ok(checks)
+}
+
+/// Says that the kernel tells nothing of the network namespace.
+fn silent(checks: &mut Checks, failure: &Failure) {
+    let (evidence, hint) = failure.parts();
+    let remedy = if hint.is_empty() { "run the pod on a kernel that has netlink, and with a seccomp profile that allows it" } else { hint };
+    checks.add("netlink", Verdict::Blocker, evidence, remedy);
 }
 
 const CAPABILITY: &str = "capability";
@@ -126,18 +139,22 @@ pub(super) fn of_machine(checks: &mut Checks, machine: &Machine, common: &Common
     machine::gvisor(checks, machine);
 }
 
-/// What may have brought about a failure that ends with `code`, where the failure itself does not tell.
-pub(super) fn cause(machine: &Machine, code: Code, plan: &[Ruleset], kernel: &mut Kernel) -> Option<String> {
-    let is_lacking = matches!(code, Code::NoFilter | Code::NoFeature);
-    if !is_lacking && code != Code::Failed {
-        return None;
+/// `failure` with what may have brought it about, where it does not tell itself. `is_rule_invalid`: the legacy packet filter
+/// refused a rule and did not say why.
+pub(super) fn explained(mut failure: Failure, is_rule_invalid: bool, machine: &Machine, plan: &[Ruleset], kernel: &mut Kernel) -> Failure {
+    let is_lacking = matches!(failure.code, Code::NoFilter | Code::NoFeature);
+    if !is_lacking && failure.code != Code::Failed {
+        return failure;
     }
     if machine.is_gvisor() {
-        return Some(machine::GVISOR.to_owned());
+        return failure.because(Some(machine::GVISOR.to_owned()));
     }
     if is_lacking {
-        return machine::kata(machine, kernel.presence().has_nftables);
+        return failure.because(machine::kata(machine, kernel.presence().has_nftables));
     }
-    let (kind, id) = machine::unmapped(plan, machine)?;
-    Some(format!("{kind} {id} of the plan is not mapped in this user namespace"))
+    let Some((kind, id)) = machine::unmapped(plan, machine) else { return failure };
+    if is_rule_invalid {
+        failure.code = Code::UserNamespace;
+    }
+    failure.because(Some(format!("{kind} {id} of the plan is not mapped in this user namespace")))
 }

@@ -277,6 +277,15 @@ impl Error {
         }
     }
 
+    /// Whether the legacy packet filter refuses a rule without saying why (EINVAL), as it does an unmapped owner's.
+    pub fn is_rule_invalid(&self) -> bool {
+        match self.root() {
+            Error::Table { cause, .. } => *cause == Cause::Errno(Errno::EINVAL),
+            Error::Nowhere { reasons, .. } => reasons.iter().any(Error::is_rule_invalid),
+            _ => false,
+        }
+    }
+
     /// Adds what `other` finds missing in nf_tables to what this error says is missing there.
     pub(super) fn add_missing(&mut self, other: &Error) {
         let Error::Nftables { cause: NftCause::Missing { feature, option, .. }, .. } = self else { return };

@@ -15,6 +15,8 @@ pub struct Survey {
     pub answers: Vec<Answer>,
     /// Those that say nothing, and why.
     pub silent: Vec<(BackendName, Error)>,
+    /// All that would be tried, in turn.
+    order: Vec<BackendName>,
     /// The planned families, each with the packet filter that would get its rules, if one takes them.
     pub assigned: Vec<(Family, Option<BackendName>)>,
     /// Why the IPv6 rules would be left out, if they would be.
@@ -103,11 +105,12 @@ impl Kernel {
             }
         }
         let mut families: Vec<Family> = wanted.planned().map(|plan| plan.family).collect();
-        survey.assign(&order, &families);
+        survey.order = order;
+        survey.assign(&families);
         if survey.assigned.contains(&(Family::V6, None)) && survey.silent.is_empty() && self.without_ipv6(Family::V6)? {
             survey.left_out = Some("no packet filter takes its rules, and the pod has no global IPv6 address");
             families.retain(|family| *family == Family::V4);
-            survey.assign(&order, &families);
+            survey.assign(&families);
         }
         Ok(survey)
     }
@@ -116,25 +119,32 @@ impl Kernel {
 impl Survey {
     /// Finds out which packet filter would get the rules of which family: the first that takes all of them, or for each the
     /// first that takes its own.
-    fn assign(&mut self, order: &[BackendName], families: &[Family]) {
-        let whole = self.first_for(order, families);
+    fn assign(&mut self, families: &[Family]) {
+        let whole = self.first_for(families);
         self.assigned.clear();
         for family in families {
-            self.assigned.push((*family, whole.or_else(|| self.first_for(order, &[*family]))));
+            self.assigned.push((*family, whole.or_else(|| self.first_for(&[*family]))));
         }
     }
 
     /// The first packet filter that takes the rules of all these families.
-    fn first_for(&self, order: &[BackendName], families: &[Family]) -> Option<BackendName> {
+    fn first_for(&self, families: &[Family]) -> Option<BackendName> {
         let takes = |backend: BackendName, family: Family| {
             let is_asked_for = |answer: &&Answer| (answer.backend, answer.family) == (backend, family);
             self.answers.iter().find(is_asked_for).is_some_and(|answer| matches!(answer.finding, Finding::Takes(_)))
         };
-        order.iter().copied().find(|backend| families.iter().all(|family| takes(*backend, *family)))
+        self.order.iter().copied().find(|backend| families.iter().all(|family| takes(*backend, *family)))
     }
 
     /// The packet filter that would get the family's rules.
     pub fn taker(&self, family: Family) -> Option<BackendName> {
         self.assigned.iter().find(|(known, _)| *known == family).and_then(|(_, backend)| *backend)
+    }
+
+    /// The packet filter that would get the family's rules before the silent one `backend` is tried, with which everything
+    /// would end.
+    pub fn taker_before(&self, backend: BackendName, family: Family) -> Option<BackendName> {
+        let mut before = self.order.iter().take_while(|other| **other != backend);
+        self.taker(family).filter(|taker| before.any(|other| other == taker))
     }
 }

@@ -33,7 +33,12 @@ impl Refusal {
 
     /// A kernel without IPv6.
     pub(crate) fn no_ipv6() -> Vec<Refusal> {
-        vec![Refusal { call: libc::SYS_socket, arguments: vec![(0, libc::AF_INET6 as u32)], errno: Errno::EAFNOSUPPORT }]
+        Refusal::no_sockets(libc::AF_INET6, Errno::EAFNOSUPPORT)
+    }
+
+    /// No sockets of an address family.
+    pub(crate) fn no_sockets(family: i32, errno: Errno) -> Vec<Refusal> {
+        vec![Refusal { call: libc::SYS_socket, arguments: vec![(0, family as u32)], errno }]
     }
 
     fn netfilter_netlink(errno: Errno) -> Vec<Refusal> {
@@ -71,6 +76,11 @@ impl Refusal {
     /// Somebody who forbids the packet filter's options.
     pub(crate) fn forbidden(level: Level) -> Vec<Refusal> {
         [libc::SYS_getsockopt, libc::SYS_setsockopt].map(|call| Refusal::options(call, level, None, Errno::EPERM)).into()
+    }
+
+    /// Somebody who lets nobody ask for the packet filter's options.
+    pub(crate) fn unanswered(level: Level) -> Vec<Refusal> {
+        vec![Refusal::options(libc::SYS_getsockopt, level, None, Errno::ENOSYS)]
     }
 
     /// The filter's instructions: falls through to the next refusal as soon as one test fails.

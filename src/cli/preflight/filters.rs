@@ -7,9 +7,10 @@ use crate::cli::session::{self, MeshOptions};
 use crate::host::kernel_config::KernelConfig;
 use crate::host::machine::Machine;
 use crate::kernel::route::policy_routing_option;
-use crate::kernel::{self, Answer, BackendName, Finding, Held, Kernel, Means, Presence, Survey, places};
+use crate::kernel::{self, Answer, BackendName, Finding, Form, Held, Kernel, Means, Presence, Survey, Wanted, places};
 use crate::mesh::Mesh;
-use crate::ruleset::Family;
+use crate::ruleset::walk::Pod;
+use crate::ruleset::{Family, NftTable, Ruleset};
 
 /// What is known when a plan is looked at.
 pub(super) struct Facts<'a> {
@@ -21,37 +22,54 @@ pub(super) struct Facts<'a> {
     pub(super) may_ask: bool,
 }
 
-/// Asks what is about the plan of `options`.
+/// What is planned, as far as the kernel has room for it, and for which pod.
+pub(super) struct Planned {
+    pub(super) rulesets: Vec<Ruleset>,
+    pub(super) pod: Pod,
+}
+
+/// Asks what is about the plan of `options`, which is the answer where there is one: without a `kernel`, only the command
+/// line can tell the local addresses.
 pub(super) fn of_plan(
     checks: &mut Checks,
     options: &MeshOptions,
     common: &Common,
-    kernel: &mut Kernel,
+    mut kernel: Option<&mut Kernel>,
     facts: &Facts<'_>,
-) -> Result<(), Failure> {
+) -> Result<Option<Planned>, Failure> {
+    if kernel.is_none() && common.pod_ips.is_none() {
+        return Ok(None);
+    }
     let machine = facts.machine;
-    let mut wanted = match session::planned(options, common, Some(&mut *kernel)) {
-        Ok((plan, _)) => {
+    let (mut wanted, pod) = match session::planned(options, common, kernel.as_deref_mut()) {
+        Ok((plan, surroundings)) => {
             for warning in &plan.warnings {
                 checks.add("plan", Verdict::Warning, warning, "");
             }
-            session::wanted(plan)
+            let pod = Pod::new(surroundings.addresses, &plan.routing);
+            (session::wanted(plan), pod)
         }
         Err(failure) if failure.code == Code::Usage => return Err(failure),
         Err(failure) => {
             checks.failed("plan", Verdict::Blocker, &failure);
-            return Ok(());
+            return Ok(None);
         }
     };
     super::machine::user_namespace(checks, &wanted.rulesets, machine);
+    if let Some(kernel) = kernel {
+        ask(checks, &mut wanted, kernel, facts);
+    }
+    Ok(Some(Planned { rulesets: wanted.rulesets, pod }))
+}
+
+/// Asks the kernel what it could do with what is wanted.
+fn ask(checks: &mut Checks, wanted: &mut Wanted, kernel: &mut Kernel, facts: &Facts<'_>) {
+    let machine = facts.machine;
     let needs_passthrough = wanted.routing.passthrough_v6;
     let means = Means { may_try: machine.may_try_rules(), config: facts.config };
-    let survey = match kernel.survey(&mut wanted, facts.held, &means) {
+    let survey = match kernel.survey(wanted, facts.held, &means) {
         Ok(survey) => survey,
-        Err(error) => {
-            checks.failed(IPV6, Verdict::Blocker, &error.into());
-            return Ok(());
-        }
+        Err(error) => return checks.failed(IPV6, Verdict::Blocker, &error.into()),
     };
     ipv6(checks, &survey, needs_passthrough, machine);
     for answer in &survey.answers {
@@ -60,9 +78,12 @@ pub(super) fn of_plan(
     for (backend, error) in &survey.silent {
         for (family, _) in &survey.assigned {
             let name = name(*backend, *family);
-            match error.is_denied() && !facts.may_ask {
-                true => checks.add(name, Verdict::Warning, &format!("unknown, since CAP_NET_ADMIN is missing: {error}"), ""),
-                false => checks.failed(name, Verdict::Blocker, &Failure::of_kernel(error)),
+            if let Some(taker) = survey.taker_before(*backend, *family) {
+                checks.ok(name, &format!("{error}; {}", needless(taker)));
+            } else if error.is_denied() && !facts.may_ask {
+                checks.add(name, Verdict::Warning, &format!("unknown, since CAP_NET_ADMIN is missing: {error}"), "");
+            } else {
+                checks.failed(name, Verdict::Blocker, &Failure::of_kernel(error));
             }
         }
     }
@@ -74,7 +95,6 @@ pub(super) fn of_plan(
             &format!("build the kernel with {}=y", policy_routing_option(family)),
         );
     }
-    Ok(())
 }
 
 fn name(backend: BackendName, family: Family) -> &'static str {
@@ -88,15 +108,20 @@ fn name(backend: BackendName, family: Family) -> &'static str {
     }
 }
 
+/// Why nothing depends on another packet filter than `taker`.
+fn needless(taker: BackendName) -> String {
+    format!("not needed, since {taker} takes the rules")
+}
+
 /// What a packet filter says of a family's rules. What another one says of them is not known if it may not be asked.
 fn filter(checks: &mut Checks, answer: &Answer, survey: &Survey, may_ask: bool) {
     let name = name(answer.backend, answer.family);
     let is_left_out = answer.family == Family::V6 && survey.left_out.is_some();
     // Why nothing depends on the answer, if so.
     let needless = match survey.taker(answer.family) {
-        Some(taker) if taker != answer.backend => format!("; not needed, since {taker} takes the rules"),
-        None if is_left_out => "; not needed, since IPv6 is left out".to_owned(),
-        _ => String::new(),
+        Some(taker) if taker != answer.backend => Some(needless(taker)),
+        None if is_left_out => Some("not needed, since IPv6 is left out".to_owned()),
+        _ => None,
     };
     let (mut verdict, mut remedy) = (Verdict::Ok, String::new());
     let evidence = match &answer.finding {
@@ -124,10 +149,10 @@ fn filter(checks: &mut Checks, answer: &Answer, survey: &Survey, may_ask: bool) 
             text
         }
     };
-    if !needless.is_empty() {
-        (verdict, remedy) = (Verdict::Ok, String::new());
-    }
-    checks.add(name, verdict, &(evidence + &needless), &remedy);
+    let Some(needless) = needless else { return checks.add(name, verdict, &evidence, &remedy) };
+    // What is not known of it is no question then.
+    let is_unknown = matches!(answer.finding, Finding::Takes(_)) && verdict != Verdict::Ok;
+    checks.ok(name, &if is_unknown { needless } else { evidence + "; " + &needless });
 }
 
 /// Tables are only there once they are asked for.
@@ -176,21 +201,29 @@ pub(super) fn present(checks: &mut Checks, presence: &Presence, plans: &[MeshOpt
             }
         }
     }
+    // Tables of iptables-nft whose foreign rules are told.
+    let mut told = Vec::new();
     for held in &presence.held {
         let ownerships = Mesh::ALL.map(|mesh| held.ownership(mesh, None));
         let mut foreign = 0;
         for table in &held.ruleset.tables {
+            let before = foreign;
             for chain in &table.chains {
                 for index in 0..chain.rules.len() {
                     foreign += usize::from(!ownerships.iter().any(|ownership| ownership.owns_rule(table.name, chain, index)));
                 }
             }
+            if foreign > before && held.form == Form::IptablesNft {
+                told.push((if held.ruleset.family == Family::V4 { "ip" } else { "ip6" }, table.name.as_str()));
+            }
         }
         if foreign > 0 {
-            say(&format!("{foreign} foreign {} rules are in {}", held.ruleset.family, held.form.describe()));
+            let are = if foreign == 1 { "rule is" } else { "rules are" };
+            say(&format!("{foreign} foreign {} {are} in {}", held.ruleset.family, held.form.describe()));
         }
     }
-    for table in presence.tables.iter().filter(|table| !table.is_a_meshs()) {
+    let is_told = |table: &NftTable| table.is_a_meshs() || told.contains(&(table.family, table.name.as_str()));
+    for table in presence.tables.iter().filter(|table| !is_told(table)) {
         say(&format!("the nf_tables table {} {} is somebody else's", table.family, table.name));
     }
     for unknown in &presence.unknown {

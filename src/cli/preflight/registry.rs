@@ -6,10 +6,11 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::IpNet;
 
+use super::filters::Planned;
 use crate::cli::check::{Checks, Verdict};
 use crate::cli::session::MeshOptions;
-use crate::mesh::istio::OutboundRanges;
-use crate::ruleset::PortRange;
+use crate::ruleset::walk::{Layers, Outcome, Packet, elsewhere, walk};
+use crate::ruleset::{Condition, Family, Protocol, Ruleset, Target};
 
 /// Where images are pulled from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,7 +45,8 @@ fn registry(text: &str) -> Option<Registry> {
 
 impl Registry {
     fn address(&self) -> Option<IpAddr> {
-        self.host.parse().ok()
+        // The kernel sends IPv4 to an IPv4 address in IPv6's clothes.
+        self.host.parse().ok().map(|address: IpAddr| address.to_canonical())
     }
 }
 
@@ -78,28 +80,35 @@ fn annotations(options: &MeshOptions, registry: &Registry) -> String {
     }
 }
 
-/// Whether the options leave connections to the registry alone.
-fn is_excluded(options: &MeshOptions, registry: &Registry) -> bool {
-    let within = |ports: &[PortRange]| ports.iter().any(|range| (range.first..=range.last).contains(&registry.port));
-    match options {
-        MeshOptions::Istio(options) => {
-            let among = |ranges: &[IpNet]| registry.address().is_some_and(|address| ranges.iter().any(|range| range.contains(&address)));
-            let included = match &options.outbound_ip_ranges_include {
-                OutboundRanges::All => true,
-                // A name may stand for any address.
-                OutboundRanges::Only(ranges) => among(ranges) || (registry.address().is_none() && !ranges.is_empty()),
-            };
-            within(&options.outbound_ports_exclude)
-                || among(&options.outbound_ip_ranges_exclude)
-                || !(included || within(&options.outbound_ports_include))
+/// Whether the planned rules leave the agent's connections to the registry alone.
+fn is_left_alone(planned: &Planned, registry: &Registry) -> bool {
+    let agent = |address| Packet::out(Protocol::TCP, address, registry.port).by(0, 0);
+    let is_delivered = |plan: &Ruleset, address: IpAddr| {
+        planned.pod.owns(address) || walk(&Layers::of_plan(plan), &agent(address), &planned.pod).outcome == Outcome::Delivered
+    };
+    planned.rulesets.iter().all(|plan| match registry.address() {
+        Some(address) => address.is_ipv4() != (plan.family == Family::V4) || is_delivered(plan, address),
+        // A name may stand for any address, also for one of those that rules send elsewhere.
+        None => {
+            let mut networks = taken(plan).flat_map(|net| [net.network(), net.broadcast()]);
+            is_delivered(plan, elsewhere(plan.family)) && networks.all(|address| is_delivered(plan, address))
         }
-        MeshOptions::Linkerd(options) => within(&options.outbound_ports_to_ignore),
-    }
+    })
+}
+
+/// The networks of which some connections at least are not left alone.
+fn taken(plan: &Ruleset) -> impl Iterator<Item = IpNet> {
+    let rules = plan.tables.iter().flat_map(|table| &table.chains).flat_map(|chain| &chain.rules);
+    let wanted = rules.filter(|rule| rule.target != Target::Return).flat_map(|rule| &rule.matches);
+    wanted.filter_map(|wanted| match wanted.condition {
+        Condition::Destination(net) => Some(net),
+        _ => None,
+    })
 }
 
 /// Whether the pull of an image would be redirected to a proxy that does not run yet. `pulled`: this container's image was
 /// pulled inside the guest.
-pub(super) fn check(checks: &mut Checks, options: &MeshOptions, registry: Option<&Registry>, pulled: bool) {
+pub(super) fn check(checks: &mut Checks, options: &MeshOptions, planned: Option<&Planned>, registry: Option<&Registry>, pulled: bool) {
     const NAME: &str = "guest-pull";
     let whether = if pulled { "are" } else { "may be" };
     let Some(registry) = registry else {
@@ -114,7 +123,10 @@ pub(super) fn check(checks: &mut Checks, options: &MeshOptions, registry: Option
         };
     };
     let Registry { host, port } = registry;
-    if is_excluded(options, registry) {
+    let Some(planned) = planned else {
+        return checks.add(NAME, Verdict::Warning, &format!("unknown without a plan whether connections to {host} are left alone"), "");
+    };
+    if is_left_alone(planned, registry) {
         return checks.ok(NAME, &format!("connections to {host} port {port} are left alone"));
     }
     let verdict = if pulled { Verdict::Blocker } else { Verdict::Warning };

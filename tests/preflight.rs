@@ -248,8 +248,10 @@ fn ipv6_that_is_left_out_is_a_warning() {
     found.expect("ipv6", "warning");
     found.expect("nftables-ipv4", "ok");
     let no_v6 = [Refusal::no_netfilter_netlink(), Refusal::no_filter(Level::V6)].concat();
-    let found = checks(pod.mesh_init(&LINKERD).backend("auto").refusing(no_v6), 0);
+    let words = [&LINKERD[..], &["--registry", "[fd00::1]:443"]].concat();
+    let found = checks(pod.mesh_init(&words).backend("auto").refusing(no_v6), 0);
     found.expect("ipv6", "warning");
+    found.expect("guest-pull", "ok");
     found.expect("legacy-ipv4", "ok");
     found.expect("legacy-ipv6", "ok");
     // What is in the way of IPv4 is in the way of nothing else.

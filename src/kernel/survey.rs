@@ -109,6 +109,7 @@ impl Kernel {
         survey.assign(&families);
         if survey.assigned.contains(&(Family::V6, None)) && survey.silent.is_empty() && self.without_ipv6(Family::V6)? {
             survey.left_out = Some("no packet filter takes its rules, and the pod has no global IPv6 address");
+            wanted.leave_ipv6_out();
             families.retain(|family| *family == Family::V4);
             survey.assign(&families);
         }

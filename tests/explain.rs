@@ -272,6 +272,8 @@ fn a_packet_without_addresses_is_of_a_family_that_the_pod_has() {
     pod.output(&["ip6tables-legacy", "-A", "INPUT", "-p", "tcp", "-j", "DROP"]);
     let outcome = explain(&pod, &["live", "--packet", "in tcp to :8080"]).expect(0);
     assert!(outcome.stdout.starts_with("in tcp to :8080 (IPv6, ") && outcome.stdout.ends_with("=> dropped\n"), "{outcome}");
+    let usual = explain(&pod, &["live"]).expect(0).stdout;
+    assert!(usual.contains("[2001:db8::1]:443") && !usual.contains("192.0.2.1"), "{usual}");
 }
 
 #[test]

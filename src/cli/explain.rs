@@ -36,9 +36,9 @@ impl Asked<'_> {
         (family, walk(self.layers(family), packet, &self.pod))
     }
 
-    /// What is asked where no packet is given: the usual questions of each family that has rules, or of IPv4.
+    /// What is asked where no packet is given: the usual questions of each family that has rules, and of the pod's first.
     fn usual(&self) -> Vec<Question> {
-        let families = Family::ALL.into_iter().filter(|family| *family == Family::V4 || !self.layers(*family).is_empty());
+        let families = Family::ALL.into_iter().filter(|family| *family == self.pod.family() || !self.layers(*family).is_empty());
         families.flat_map(|family| questions(self.layers(family), family, &self.pod)).collect()
     }
 }

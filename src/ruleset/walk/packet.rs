@@ -78,10 +78,7 @@ impl Packet {
 
     /// The family that it belongs to: that of its addresses, or of the pod's first that others can reach.
     pub fn family(&self, pod: &Pod) -> Family {
-        match self.destination.or(self.source).or_else(|| pod.reachable().next()) {
-            Some(address) => family_of(address),
-            None => Family::V4,
-        }
+        self.destination.or(self.source).map_or_else(|| pod.family(), family_of)
     }
 }
 
@@ -111,6 +108,11 @@ impl Pod {
         let mut others = self.reachable().filter(|address| is_of(family, *address));
         let first = others.clone().next();
         others.find(|address| !matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())).or(first)
+    }
+
+    /// The family of its first address that others can reach; IPv4 without any.
+    pub fn family(&self) -> Family {
+        self.reachable().next().map_or(Family::V4, family_of)
     }
 
     /// Its addresses without those that lead back to itself.

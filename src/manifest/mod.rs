@@ -50,6 +50,8 @@ pub struct Manifest<'a> {
 pub struct Patched {
     /// Its text.
     pub text: String,
+    /// The objects that its documents are; those in lists are not among them.
+    pub documents: Vec<Object>,
     /// The objects that changed.
     pub objects: Vec<PatchedObject>,
     /// What somebody should know.
@@ -126,7 +128,8 @@ impl<'a> Manifest<'a> {
 
     /// Patches every pod in it that has a mesh. Either all of it can be patched, or nothing is.
     pub fn patch(&self, settings: &Settings, namespaces: &Namespaces) -> Result<Patched, Vec<Error>> {
-        let mut patched = Patched { text: String::new(), objects: Vec::new(), warnings: Vec::new(), containers: BTreeSet::new() };
+        let mut patched =
+            Patched { text: String::new(), documents: Vec::new(), objects: Vec::new(), warnings: Vec::new(), containers: BTreeSet::new() };
         let mut errors = Vec::new();
         let mut wanted = Vec::with_capacity(self.values.len());
         for at in 0..self.values.len() {
@@ -155,6 +158,7 @@ impl<'a> Manifest<'a> {
         let root = self.source.documents[at].root;
         let mut objects = Vec::new();
         object::each(old, &mut |object, _| objects.push(object));
+        patched.documents.extend(objects.first().filter(|object| object.path.is_empty()).cloned());
         let mut draft = Draft::new(old.clone());
         for object in &objects {
             let place = |path: &Path| Place { document: at + 1, line: value::line(&self.source, root, path) };

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::draft::{Draft, Fault};
-use super::path::Path;
+use super::path::{Path, Step};
 
 /// An object that describes pods.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +29,14 @@ impl std::fmt::Display for Object {
             write!(f, "{namespace}/")?;
         }
         f.write_str(if self.name.is_empty() { "without a name" } else { &self.name })
+    }
+}
+
+impl Object {
+    /// Whether it is a document of its own, or an item of a list, of lists as well.
+    pub(super) fn is_listed(&self) -> bool {
+        let mut steps = self.path.steps().chunks(2);
+        steps.all(|step| matches!(step, [Step::Key(key), Step::Index(_)] if key == "items"))
     }
 }
 

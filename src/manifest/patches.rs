@@ -1,5 +1,7 @@
 //! Changes as patches for other programs: RFC 6902, and kustomize.
 
+use std::collections::HashSet;
+
 use serde_json::{Value, json};
 
 use super::align::{Fate, align};
@@ -88,8 +90,23 @@ fn target(object: &Object) -> Value {
     target
 }
 
-/// A kustomization that lists `resources` and patches the objects in them.
-pub fn kustomization(resources: &[String], objects: &[&PatchedObject]) -> String {
+/// Why kustomize would patch another object than this one, or none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoTarget {
+    /// It is in an object that is not a list.
+    #[error("kustomize patches documents and the items of lists, and this is inside another object")]
+    Inside,
+    /// It has no name, or only the beginning of one.
+    #[error("kustomize patches objects by metadata.name, and this one has none")]
+    Nameless,
+    /// Two are the same to it.
+    #[error("kustomize takes only one object of this version, kind, name and namespace, and here is a second one")]
+    Twice,
+}
+
+/// A kustomization that lists `resources` and patches the objects in them; or the object for which that cannot be done, by its place
+/// among `objects`.
+pub fn kustomization(resources: &[String], objects: &[&PatchedObject]) -> Result<String, (usize, NoTarget)> {
     let mut text = "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\n".to_owned();
     if !resources.is_empty() {
         text.push_str("resources:\n");
@@ -98,20 +115,33 @@ pub fn kustomization(resources: &[String], objects: &[&PatchedObject]) -> String
     if !objects.is_empty() {
         text.push_str("patches:\n");
     }
-    for patched in objects {
-        let object = &patched.object;
-        let version = object.api_version.rsplit('/').next().unwrap_or_default();
-        let group = group(&object.api_version);
-        text.push_str("- target:\n");
-        // The names of a target are regular expressions.
-        let (name, namespace) = (object.name.replace('.', "\\."), object.namespace.as_deref().unwrap_or_default().replace('.', "\\."));
-        for (key, value) in [("group", group), ("version", version), ("kind", &object.kind), ("name", &name), ("namespace", &namespace)] {
-            if !value.is_empty() {
-                text.push_str(&format!("    {key}: {}\n", render::string(value)));
-            }
+    let mut seen = HashSet::new();
+    for (at, patched) in objects.iter().enumerate() {
+        let target = kustomize_target(&patched.object).map_err(|why| (at, why))?;
+        text.push_str(&format!("- target:\n{target}  patch: |-\n"));
+        if !seen.insert(target) {
+            return Err((at, NoTarget::Twice));
         }
-        text.push_str("  patch: |-\n");
         format!("{:#}", Value::from(json_patch(patched))).lines().for_each(|line| text.push_str(&format!("    {line}\n")));
     }
-    text
+    Ok(text)
+}
+
+/// The lines of a patch's target, which match this object alone.
+fn kustomize_target(object: &Object) -> Result<String, NoTarget> {
+    if !object.is_listed() {
+        return Err(NoTarget::Inside);
+    }
+    if object.name.is_empty() || object.is_generated {
+        return Err(NoTarget::Nameless);
+    }
+    // Names in a target are regular expressions. A target without a namespace matches objects of all of them, and objects
+    // without one are in "default" for kustomize.
+    let name = object.name.replace('.', "\\.");
+    let namespace = object.namespace.as_deref().filter(|namespace| !namespace.is_empty()).unwrap_or("default").replace('.', "\\.");
+    let version = object.api_version.rsplit('/').next().unwrap_or_default();
+    let fields =
+        [("group", group(&object.api_version)), ("version", version), ("kind", &object.kind), ("name", &name), ("namespace", &namespace)];
+    let lines = fields.iter().filter(|(_, value)| !value.is_empty());
+    Ok(lines.map(|(key, value)| format!("    {key}: {}\n", render::string(value))).collect())
 }

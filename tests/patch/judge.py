@@ -3,10 +3,13 @@
 judge.py same BEFORE AFTER [OPTION...]   fails unless AFTER is what BEFORE shall become; options: class=NAME, non-root, keep=NAME
 judge.py words FILE                      the commands of the meshes' init containers as JSON: [[name, [word...], {variable: value}]...]
 judge.py apply FILE PATCHES              applies the patches that --output json-patch has made of FILE, and writes the outcome as JSON
+judge.py kustomize FOLDER                does what kustomize does with the kustomization.yaml in FOLDER, and writes the objects as JSON
 """
 
 import copy
 import json
+import os
+import re
 import sys
 
 import jsonpatch
@@ -128,5 +131,42 @@ def apply(path, patches):
     print(json.dumps(before))
 
 
+def listed(document):
+    """What kustomize makes of a document: the items of a list, else itself."""
+    if document["kind"].endswith("List") and isinstance(document.get("items"), list):
+        return [inner for item in document["items"] for inner in listed(item)]
+    return [document]
+
+
+def selects(target, item):
+    group, _, version = item["apiVersion"].rpartition("/")
+    metadata = item["metadata"]
+    has = {"group": group, "version": version, "kind": item["kind"], "name": metadata["name"]}
+    has["namespace"] = metadata.get("namespace") or "default"
+    return all(re.fullmatch(pattern, has[key]) for key, pattern in target.items())
+
+
+def kustomize(folder):
+    (kustomization,) = documents(os.path.join(folder, "kustomization.yaml"))
+    assert set(kustomization) <= {"apiVersion", "kind", "resources", "patches"}, kustomization
+    found = []
+    for name in kustomization["resources"]:
+        path = os.path.realpath(os.path.join(folder, name))
+        assert not os.path.isabs(name) and path.startswith(os.path.realpath(folder) + "/"), name
+        found += [item for document in documents(path) if document is not None for item in listed(document)]
+    for entry in kustomization.get("patches", []):
+        # One that matches nothing would be passed over in silence.
+        (item,) = (item for item in found if selects(entry["target"], item))
+        changed = jsonpatch.apply_patch(item, json.loads(entry["patch"]))
+        item.clear()
+        item.update(changed)
+    print(json.dumps(found))
+
+
 if __name__ == "__main__":
-    {"same": lambda a: same(a[0], a[1], a[2:]), "words": lambda a: words(a[0]), "apply": lambda a: apply(a[0], a[1])}[sys.argv[1]](sys.argv[2:])
+    {
+        "same": lambda a: same(a[0], a[1], a[2:]),
+        "words": lambda a: words(a[0]),
+        "apply": lambda a: apply(a[0], a[1]),
+        "kustomize": lambda a: kustomize(a[0]),
+    }[sys.argv[1]](sys.argv[2:])

@@ -12,6 +12,7 @@ mod edits;
 mod fixtures;
 mod injection;
 mod kata;
+mod kustomize;
 mod program;
 mod properties;
 mod styles;

@@ -28,8 +28,14 @@ impl Ran {
 
 /// Runs mesh-patch with these arguments and this input.
 pub(crate) fn mesh_patch<S: AsRef<std::ffi::OsStr>>(arguments: &[S], input: impl AsRef<[u8]>) -> Ran {
+    mesh_patch_in(Path::new("."), arguments, input)
+}
+
+/// The same in the folder `here`.
+pub(crate) fn mesh_patch_in<S: AsRef<std::ffi::OsStr>>(here: &Path, arguments: &[S], input: impl AsRef<[u8]>) -> Ran {
     let mut child = Command::new(env!("CARGO_BIN_EXE_mesh-patch"))
         .args(arguments)
+        .current_dir(here)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

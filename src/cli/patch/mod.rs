@@ -3,6 +3,7 @@
 mod accepted;
 mod arguments;
 mod files;
+mod kustomize;
 mod output;
 
 use std::ffi::OsString;
@@ -71,7 +72,7 @@ fn work(arguments: &Arguments) -> Result<Code, Failure> {
             let changed = done.iter().filter(|done| done.patched.text != done.input.text);
             files::replace(&changed.map(|done| (done.input, done.patched.text.as_str())).collect::<Vec<_>>())?;
         }
-        Mode::Print(format) => print(&output::text(&done, format))?,
+        Mode::Print(format) => print(&output::text(&done, format)?)?,
         Mode::Diff => print(&output::diff(&done))?,
     }
     warn(&done);

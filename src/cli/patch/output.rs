@@ -2,23 +2,23 @@
 
 use similar::TextDiff;
 
-use super::Done;
 use super::arguments::Format;
+use super::{Done, kustomize};
+use crate::cli::failure::Failure;
 use crate::manifest::{PatchedObject, patches};
 
 /// How many lines a diff shows around a change.
 const CONTEXT: usize = 3;
 
 /// What was patched, in the form that was asked for.
-pub(super) fn text(done: &[Done<'_>], format: Format) -> String {
-    let objects: Vec<&PatchedObject> = done.iter().flat_map(|done| &done.patched.objects).collect();
+pub(super) fn text(done: &[Done<'_>], format: Format) -> Result<String, Failure> {
     match format {
-        Format::Yaml => manifests(done),
-        Format::JsonPatch => patches::json_patches(&objects),
-        Format::Kustomize => {
-            let named = done.iter().filter(|done| done.input.path.is_some());
-            patches::kustomization(&named.map(|done| done.input.name.clone()).collect::<Vec<_>>(), &objects)
+        Format::Yaml => Ok(manifests(done)),
+        Format::JsonPatch => {
+            let objects: Vec<&PatchedObject> = done.iter().flat_map(|done| &done.patched.objects).collect();
+            Ok(patches::json_patches(&objects))
         }
+        Format::Kustomize => kustomize::kustomization(done),
     }
 }
 

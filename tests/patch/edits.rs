@@ -410,11 +410,15 @@ spec:
     let open = |text: &str| text.replace("}, # caps", "} # caps").replace("{type: RuntimeDefault},", "{type: RuntimeDefault}");
     assert_eq!(patched(&open(text), &[]), open(after).replace("} # caps\n      allow", "}, # caps\n      allow"));
     // Parts that share a line.
+    let pod =
+        "apiVersion: v1\nkind: Pod\nspec: {initContainers: [{name: istio-init, args: [istio-iptables], securityContext: { # c\n }}]}\n";
+    assert!(patched(pod, &[]).contains("seccompProfile: {type: RuntimeDefault}} # c\n , image: "), "{}", patched(pod, &[]));
     for (before, after) in [
-        ("[NET_RAW, # raw\n      # two\n      NET_ADMIN]", "[ # raw\n      # two\n      NET_ADMIN]"),
-        ("[NET_RAW, NET_ADMIN] # c", "[NET_ADMIN] # c"),
-        ("[NET_ADMIN, NET_RAW, # c\n      ]", "[NET_ADMIN, # c\n      ]"),
-        ("[ # c\n      NET_RAW,\n      NET_ADMIN]", "[ # c\n      NET_ADMIN]"),
+        ("[NET_RAW, # raw\n      # two\n      NET_ADMIN]", " [ # raw\n      # two\n      NET_ADMIN]"),
+        ("[NET_RAW, NET_ADMIN] # c", " [NET_ADMIN] # c"),
+        ("[NET_ADMIN, NET_RAW, # c\n      ]", " [NET_ADMIN, # c\n      ]"),
+        ("[\n      # own\n      ] # c", "\n      # own # c\n        - NET_ADMIN"),
+        ("[ # c\n      NET_RAW,\n      NET_ADMIN]", " [ # c\n      NET_ADMIN]"),
     ] {
         let pod = |add: &str| {
             format!(
@@ -422,7 +426,7 @@ spec:
             )
         };
         let ran = patched(&pod(before), &[]);
-        assert!(ran.contains(&format!("        add: {after}\n")), "{ran}");
+        assert!(ran.contains(&format!("        add:{after}\n")), "{ran}");
     }
 }
 

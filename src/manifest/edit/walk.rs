@@ -262,9 +262,9 @@ impl<'a> Editor<'a> {
         }
     }
 
-    /// Where the value `id` ends, which stands behind `mark`, and the comment on its line: at the head of a block scalar, else
-    /// behind the value, which then ends with it.
-    fn with_comment(&self, id: Id, mark: usize) -> (usize, &'a str) {
+    /// Where the value `id` ends, which stands behind `mark`, and the comments that outlast it: on its line, at the head of a
+    /// block scalar or else behind the value, which then ends with it, and in empty brackets.
+    fn with_comment(&self, id: Id, mark: usize) -> (usize, String) {
         let node = self.source.node(id);
         let text = self.source.text;
         let end = node.span.end.max(mark);
@@ -282,7 +282,19 @@ impl<'a> Editor<'a> {
             (false, true) => end,
             (false, false) => end + comment.len(),
         };
-        (end, comment)
+        (end, format!("{}{comment}", self.inside(id).trim_end()))
+    }
+
+    /// The comments between the brackets of an empty collection, with what is around them.
+    fn inside(&self, id: Id) -> &'a str {
+        let node = self.source.node(id);
+        let is_empty = match &node.kind {
+            Kind::Mapping { entries, flow: true } => entries.is_empty(),
+            Kind::Sequence { items, flow: true } => items.is_empty(),
+            _ => false,
+        };
+        let inside = if is_empty { &self.source.text[node.span.start + 1..node.span.end - 1] } else { "" };
+        if inside.contains('#') { inside } else { "" }
     }
 
     /// Writes `new` in the place of a whole node.
@@ -309,7 +321,7 @@ impl<'a> Editor<'a> {
             }
             (_, Spot::Flow(style)) => {
                 let space = if node.span.is_empty() { " " } else { "" };
-                self.push(start..node.span.end, format!("{space}{}", render::flow(new, style)));
+                self.push(start..node.span.end, format!("{space}{}{}", render::flow(new, style), self.inside(id)));
             }
             (_, Spot::Value { key, column }) => {
                 let text = self.layout().value(new, *column);

@@ -9,7 +9,7 @@ use super::draft::{Draft, Fault};
 use super::error::Cause;
 use super::init::Role;
 use super::path::Path;
-use super::settings::Accepts;
+use super::settings::{Accepts, Original};
 use crate::mesh::Mesh;
 
 /// The program under its own name, and under the names of the originals.
@@ -66,7 +66,7 @@ pub(super) fn keep_working(draft: &mut Draft, path: &Path, role: Role, accepts: 
         }
         (Role::LinkerdValidator, None) => {
             draft.set(path, "command", vec![VALIDATOR.to_owned()], WHY_COMMAND)?;
-            return Ok(());
+            rest
         }
         (Role::LinkerdValidator, Some("linkerd2-network-validator")) => rest,
         (_, Some("mesh-init")) => return name_in_image(draft, path, &command),
@@ -75,15 +75,15 @@ pub(super) fn keep_working(draft: &mut Draft, path: &Path, role: Role, accepts: 
     if program.is_some_and(|program| program != ISTIO_COMMAND) {
         name_in_image(draft, path, &command)?;
     }
-    let mesh = match role {
-        Role::IstioInit | Role::IstioValidation => Mesh::Istio,
-        Role::LinkerdInit => Mesh::Linkerd,
-        Role::LinkerdValidator => return Ok(()),
+    let original = match role {
+        Role::IstioInit | Role::IstioValidation => Original::Installer(Mesh::Istio),
+        Role::LinkerdInit => Original::Installer(Mesh::Linkerd),
+        Role::LinkerdValidator => Original::Validator,
     };
     let environment = environment(draft, path)?;
     // What comes from elsewhere in the cluster cannot be looked at.
     let Some(flags) = flags.iter().map(|flag| expand(flag, &environment)).collect::<Option<Vec<_>>>() else { return Ok(()) };
-    accepts(mesh, &flags, &|name| environment.get(name).cloned().flatten()).map_err(|why| {
+    accepts(original, &flags, &|name| environment.get(name).cloned().flatten()).map_err(|why| {
         Fault::new(
             if flags.is_empty() { path } else { at_rest },
             Cause::Command(format!("mesh-init would not take these arguments: {why}")),

@@ -34,7 +34,7 @@ pub use self::error::{Cause, Error, Place};
 pub use self::injection::Namespaces;
 pub use self::object::Object;
 pub use self::path::{Path, Step};
-pub use self::settings::{Accepts, BadResources, DEFAULT_IMAGE, Kata, Resources, Settings};
+pub use self::settings::{Accepts, BadResources, DEFAULT_IMAGE, Kata, Original, Resources, Settings};
 use self::source::Source;
 use self::value::Duplicate;
 

@@ -11,6 +11,8 @@ pub(super) struct Layout<'a> {
     pub(super) newline: &'a str,
     /// How much further than its key a list's dash stands: 0 or 2 as a rule.
     pub(super) list: usize,
+    /// How much further than its key a mapping stands: 2 as a rule.
+    pub(super) mapping: usize,
 }
 
 /// How values are written in flow style.
@@ -31,15 +33,15 @@ pub(super) enum Flow {
     },
 }
 
-/// The columns by which every level of mappings is indented.
-const INDENT: usize = 2;
+/// The length of a dash and the space behind it.
+const DASH: usize = 2;
 
 impl Layout<'_> {
     /// `value` behind the colon of a key at `column`, with the space or line break before it.
     pub(super) fn value(&self, value: &Value, column: usize) -> String {
         match value {
             Value::Object(fields) if !fields.is_empty() => {
-                let column = column + INDENT;
+                let column = column + self.mapping;
                 fields.iter().map(|(key, value)| self.line(column) + &self.entry(key, value, column)).collect()
             }
             Value::Array(items) if !items.is_empty() => {
@@ -57,7 +59,7 @@ impl Layout<'_> {
 
     /// A list's item with its dash at `column`.
     pub(super) fn item(&self, item: &Value, column: usize) -> String {
-        let inner = column + INDENT;
+        let inner = column + DASH;
         match item {
             Value::Object(fields) if !fields.is_empty() => {
                 let entries: Vec<String> = fields.iter().map(|(key, value)| self.entry(key, value, inner)).collect();
@@ -150,13 +152,14 @@ mod tests {
     #[test]
     fn nested_values_in_block_style() {
         let value = json!({"a": {"b": ["x", {"c": 1, "d": {}}, []], "e": "true"}});
-        let layout = Layout { newline: "\n", list: 0 };
+        let layout = Layout { newline: "\n", list: 0, mapping: 2 };
         assert_eq!(
             layout.entry("k", &value, 2),
             "k:\n    a:\n      b:\n      - x\n      - c: 1\n        d: {}\n      - []\n      e: \"true\""
         );
-        let layout = Layout { newline: "\r\n", list: 2 };
+        let layout = Layout { newline: "\r\n", list: 2, mapping: 4 };
         assert_eq!(layout.entry("k", &json!(["x"]), 0), "k:\r\n  - x");
+        assert_eq!(layout.entry("k", &json!({"a": [{"b": {"c": 1}}]}), 1), "k:\r\n     a:\r\n       - b:\r\n             c: 1");
     }
 
     #[test]

@@ -26,8 +26,17 @@ pub struct Settings {
     pub accepts: Accepts,
 }
 
+/// A program that mesh-init stands in for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Original {
+    /// The one that installs a mesh's rules.
+    Installer(Mesh),
+    /// linkerd2-network-validator.
+    Validator,
+}
+
 /// Says why mesh-init would not take the arguments, given the environment.
-pub type Accepts = fn(Mesh, &[String], &dyn Fn(&str) -> Option<String>) -> Result<(), String>;
+pub type Accepts = fn(Original, &[String], &dyn Fn(&str) -> Option<String>) -> Result<(), String>;
 
 /// How a pod gets into a Kata Containers guest.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -110,6 +110,14 @@ fn commands_that_the_image_does_not_have() {
             "line 11: Deployment shop/web: spec.template.spec.initContainers[0].args: mesh-init would not take these arguments: unknown flag: --bogus",
         ),
         (
+            "- name: linkerd-network-validator\n  args: [--listen-addr, '4140']",
+            "line 11: Deployment shop/web: spec.template.spec.initContainers[0].args: mesh-init would not take these arguments: --listen-addr: \"4140\" is not an address and a port",
+        ),
+        (
+            "- name: linkerd-network-validator\n  command: [/usr/lib/linkerd/linkerd2-network-validator, --bogus]",
+            "line 11: Deployment shop/web: spec.template.spec.initContainers[0].command: mesh-init would not take these arguments: unknown flag: --bogus",
+        ),
+        (
             "- name: linkerd-init\n  args: [-p, '4143', -o, '4140', --timeout-close-wait-secs, '60']\n  securityContext: {privileged: true}",
             "line 11: Deployment shop/web: spec.template.spec.initContainers[0].args[4]: writing this kernel setting takes a privileged container; leave it out, or except the container with --keep-privileged linkerd-init",
         ),

@@ -329,3 +329,112 @@ fn what_comes_and_what_goes_may_be_neighbours() {
         assert_eq!(part.trim(), after.trim(), "{says}");
     }
 }
+
+#[test]
+fn comments_stay_with_what_they_are_about() {
+    let text = "\
+apiVersion: v1
+kind: Pod
+spec:
+  initContainers:
+  - name: istio-validation
+    args: [istio-iptables]
+    image: >-  # the image
+      x:1
+    securityContext: ~  # nothing yet
+  - name: istio-init
+    args: [istio-iptables]
+    image: x
+    securityContext: {
+      privileged: true, # p
+      # q
+      capabilities: {
+        add: [
+          # one
+          NET_RAW, # raw
+          # two
+          NET_ADMIN # admin
+        ],
+        drop: [ALL, # all
+          # three
+          NET_RAW # raw too
+        ] # dropped
+      }, # caps
+    } # context
+";
+    let after = "\
+apiVersion: v1
+kind: Pod
+spec:
+  initContainers:
+  - name: istio-validation
+    args: [istio-iptables]
+    image: registry.example/mesh-init:9  # the image
+    securityContext:  # nothing yet
+      allowPrivilegeEscalation: false
+      capabilities:
+        drop:
+        - ALL
+      privileged: false
+      readOnlyRootFilesystem: true
+      seccompProfile:
+        type: RuntimeDefault
+  - name: istio-init
+    args: [istio-iptables]
+    image: registry.example/mesh-init:9
+    securityContext: {
+      privileged: false, # p
+      # q
+      capabilities: {
+        add: [
+          # one
+          # two
+          NET_ADMIN # admin
+        ],
+        drop: [ALL # all
+          # three
+           # raw too
+        ] # dropped
+      }, # caps
+      allowPrivilegeEscalation: false,
+      readOnlyRootFilesystem: true,
+      runAsNonRoot: false,
+      runAsUser: 0,
+      seccompProfile: {type: RuntimeDefault},
+    } # context
+";
+    for newline in ["\n", "\r\n"] {
+        assert_eq!(patched(&text.replace('\n', newline), &[]), after.replace('\n', newline));
+    }
+    // Without a comma behind the last part.
+    let open = |text: &str| text.replace("}, # caps", "} # caps").replace("{type: RuntimeDefault},", "{type: RuntimeDefault}");
+    assert_eq!(patched(&open(text), &[]), open(after).replace("} # caps\n      allow", "}, # caps\n      allow"));
+    // Parts that share a line.
+    let pod =
+        "apiVersion: v1\nkind: Pod\nspec: {initContainers: [{name: istio-init, args: [istio-iptables], securityContext: { # c\n }}]}\n";
+    assert!(patched(pod, &[]).contains("seccompProfile: {type: RuntimeDefault}} # c\n , image: "), "{}", patched(pod, &[]));
+    for (before, after) in [
+        ("[NET_RAW, # raw\n      # two\n      NET_ADMIN]", " [ # raw\n      # two\n      NET_ADMIN]"),
+        ("[NET_RAW, NET_ADMIN] # c", " [NET_ADMIN] # c"),
+        ("[NET_ADMIN, NET_RAW, # c\n      ]", " [NET_ADMIN, # c\n      ]"),
+        ("[\n      # own\n      ] # c", "\n      # own # c\n        - NET_ADMIN"),
+        ("[ # c\n      NET_RAW,\n      NET_ADMIN]", " [ # c\n      NET_ADMIN]"),
+    ] {
+        let pod = |add: &str| {
+            format!(
+                "apiVersion: v1\nkind: Pod\nspec:\n  initContainers:\n  - name: istio-init\n    args: [istio-iptables]\n    securityContext:\n      capabilities:\n        drop: [ALL]\n        add: {add}\n"
+            )
+        };
+        let ran = patched(&pod(before), &[]);
+        assert!(ran.contains(&format!("        add:{after}\n")), "{ran}");
+    }
+}
+
+#[test]
+fn mappings_are_indented_as_the_file_has_them() {
+    let text = "apiVersion: v1\nkind: Pod\nmetadata:\n    name: web\nspec:\n    initContainers:\n        -   name: istio-init\n            args: [istio-iptables]\n";
+    let after = patched(text, &[]);
+    assert!(after.contains("\n            securityContext:\n                allowPrivilegeEscalation: false\n"), "{after}");
+    assert!(after.contains("\n                    drop:\n                        - ALL\n"), "{after}");
+    assert!(after.ends_with("\n                seccompProfile:\n                    type: RuntimeDefault\n"), "{after}");
+}

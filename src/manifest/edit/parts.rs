@@ -41,9 +41,36 @@ impl Editor<'_> {
             Some(last) => {
                 let from = last.checked_sub(1).map_or(opening, |earlier| parts[earlier].end);
                 let gap = gap(from, parts[last].start);
-                self.push(parts[last].end..parts[last].end, format!(",{gap}{text}"));
+                let end = parts[last].end;
+                let Some((comma, behind)) = self.last_comment(end).filter(|_| gap.contains(BREAKS)) else {
+                    self.push(end..end, format!(",{gap}{text}"));
+                    return;
+                };
+                // Behind the comment on the last part's line, which has a comma before it or gets one.
+                if comma {
+                    self.push(behind..behind, format!("{gap}{text},"));
+                } else if self.edits.iter().any(|edit| edit.range == (end..end)) {
+                    self.push(behind..behind, format!(",{gap}{text}"));
+                } else {
+                    self.push(end..end, ",".to_owned());
+                    self.push(behind..behind, format!("{gap}{text}"));
+                }
             }
         }
+    }
+
+    /// Where the comment ends that stands on the line of `end`, behind the last part of a flow collection, and whether a comma
+    /// is before it.
+    fn last_comment(&self, end: usize) -> Option<(bool, usize)> {
+        let line = &self.source.text[end..self.source.line_end(end)];
+        let (before, _) = line.split_once('#')?;
+        let comma = match before.trim() {
+            "" => false,
+            "," => true,
+            _ => return None,
+        };
+        let next = self.source.skip_blank(end + line.len());
+        self.source.text[next..].starts_with(['}', ']']).then_some((comma, end + line.len()))
     }
 
     /// Takes those parts out that are `gone`; some part stays.
@@ -85,13 +112,43 @@ impl Editor<'_> {
             }
             let run = gone[at..].iter().take_while(|gone| **gone).count();
             let last = at + run - 1;
-            let range = match (parts.get(last + 1), at.checked_sub(1)) {
-                (Some(next), _) => parts[at].start..next.start,
-                (None, Some(before)) => parts[before].end..parts[last].end,
-                (None, None) => parts[at].start..parts[last].end,
-            };
-            self.push(range, String::new());
+            match (parts.get(last + 1), at.checked_sub(1)) {
+                (Some(next), _) => {
+                    let end = self.before_next(parts[at].start, parts[last].end, next.start);
+                    // A comment is one behind white space only.
+                    let glued = end < next.start && self.source.text[..parts[at].start].ends_with(['[', '{', ',']);
+                    self.push(parts[at].start..end, if glued { " ".to_owned() } else { String::new() });
+                }
+                (None, Some(before)) => {
+                    let comma = self.source.skip_blank(parts[before].end);
+                    if self.source.text[parts[before].end..parts[at].start].contains('#') && self.source.text[comma..].starts_with(',') {
+                        // What is said between them belongs to the part that stays.
+                        self.push(comma..comma + 1, String::new());
+                        self.push(parts[at].start..parts[last].end, String::new());
+                    } else {
+                        self.push(parts[before].end..parts[last].end, String::new());
+                    }
+                }
+                (None, None) => self.push(parts[at].start..parts[last].end, String::new()),
+            }
             at = last + 1;
         }
+    }
+
+    /// Where that ends which goes with the parts from `start` to `end`, at `next` or before it: comments on lines of their own
+    /// belong to the part at `next`.
+    fn before_next(&self, start: usize, end: usize, next: usize) -> usize {
+        let text = self.source.text;
+        let comma = self.source.skip_blank(end);
+        if !text[comma..].starts_with(',') {
+            return next;
+        }
+        let mut at = comma + 1;
+        // The comment behind a part that has its line to itself is about that part.
+        if self.before(start).trim().is_empty() && text[at..self.source.line_end(at)].trim_start().starts_with('#') {
+            at = self.source.line_end(at);
+        }
+        at += text[at..].len() - text[at..].trim_start().len();
+        at.min(next)
     }
 }

@@ -37,6 +37,7 @@ pub(super) struct Editor<'a> {
     json: bool,
     pub(super) newline: &'a str,
     list: usize,
+    mapping: usize,
 }
 
 impl<'a> Editor<'a> {
@@ -50,21 +51,29 @@ impl<'a> Editor<'a> {
             _ => false,
         };
         let newline = if first.is_empty() { "\n" } else { first };
-        let mut editor = Editor { source, aliases, edits: Vec::new(), walked: HashMap::new(), conflict: None, json, newline, list: 0 };
-        editor.list = editor.list_indent(root).unwrap_or(0);
+        let mut editor =
+            Editor { source, aliases, edits: Vec::new(), walked: HashMap::new(), conflict: None, json, newline, list: 0, mapping: 2 };
+        editor.list = editor.indent(root, true).unwrap_or(editor.list);
+        editor.mapping = editor.indent(root, false).filter(|indent| *indent > 0).unwrap_or(editor.mapping);
         editor
     }
 
-    /// How much further than its key the first list in `root` that is written in block style stands.
-    fn list_indent(&self, root: Id) -> Option<usize> {
+    /// How much further than its key the first list in `root`, or mapping, stands that is written in block style.
+    fn indent(&self, root: Id, of_list: bool) -> Option<usize> {
         let mut open = vec![root];
         while let Some(id) = open.pop() {
             match &self.source.node(id).kind {
                 Kind::Mapping { entries, flow: false } => {
                     for (key, value) in entries.iter().rev() {
-                        if let Kind::Sequence { flow: false, .. } = self.source.node(*value).kind {
-                            let dash = self.column(self.source.node(*value).span.start);
-                            return dash.checked_sub(self.column(self.source.node(*key).outer)).filter(|indent| *indent <= 8);
+                        let first = match &self.source.node(*value).kind {
+                            Kind::Sequence { flow: false, .. } if of_list => Some(self.source.node(*value).span.start),
+                            Kind::Mapping { flow: false, entries } if !of_list => {
+                                entries.first().map(|(key, _)| self.source.node(*key).outer)
+                            }
+                            _ => None,
+                        };
+                        if let Some(first) = first {
+                            return self.column(first).checked_sub(self.column(self.source.node(*key).outer)).filter(|indent| *indent <= 8);
                         }
                         open.push(*value);
                     }
@@ -77,7 +86,7 @@ impl<'a> Editor<'a> {
     }
 
     fn layout(&self) -> Layout<'a> {
-        Layout { newline: self.newline, list: self.list }
+        Layout { newline: self.newline, list: self.list, mapping: self.mapping }
     }
 
     /// The column of `at`, counted in characters: all before it on its line are ASCII if it is a line's first value.
@@ -168,7 +177,10 @@ impl<'a> Editor<'a> {
                 self.insert_flow(id, &parts, before, text);
             } else {
                 let column = self.column(parts[0].start);
-                let text = self.layout().entry(name, value, column);
+                let outside = if let Spot::Value { column, .. } = spot { *column } else { column };
+                let own = column.checked_sub(outside).filter(|indent| (1..=8).contains(indent));
+                let layout = Layout { mapping: own.unwrap_or(self.mapping), ..self.layout() };
+                let text = layout.entry(name, value, column);
                 self.insert_line(&parts, before, column, text);
             }
         }
@@ -250,6 +262,41 @@ impl<'a> Editor<'a> {
         }
     }
 
+    /// Where the value `id` ends, which stands behind `mark`, and the comments that outlast it: on its line, at the head of a
+    /// block scalar or else behind the value, which then ends with it, and in empty brackets.
+    fn with_comment(&self, id: Id, mark: usize) -> (usize, String) {
+        let node = self.source.node(id);
+        let text = self.source.text;
+        let end = node.span.end.max(mark);
+        let is_block = matches!(node.kind, Kind::Scalar(_, Style::Block));
+        // A block scalar ends with its line break, and so does what it is the last of.
+        let ends_line = text[..end].ends_with(BREAKS);
+        let from = if is_block { mark } else { end };
+        let line = &text[from..self.source.line_end(from)];
+        let comment = match [" #", "\t#"].iter().filter_map(|sign| line.find(sign)).min() {
+            Some(at) if is_block || (!ends_line && line[..at].trim().is_empty()) => &line[line[..at].trim_end().len()..],
+            _ => "",
+        };
+        let end = match (ends_line, is_block) {
+            (true, _) => self.source.line_end(end - 1),
+            (false, true) => end,
+            (false, false) => end + comment.len(),
+        };
+        (end, format!("{}{comment}", self.inside(id).trim_end()))
+    }
+
+    /// The comments between the brackets of an empty collection, with what is around them.
+    fn inside(&self, id: Id) -> &'a str {
+        let node = self.source.node(id);
+        let is_empty = match &node.kind {
+            Kind::Mapping { entries, flow: true } => entries.is_empty(),
+            Kind::Sequence { items, flow: true } => items.is_empty(),
+            _ => false,
+        };
+        let inside = if is_empty { &self.source.text[node.span.start + 1..node.span.end - 1] } else { "" };
+        if inside.contains('#') { inside } else { "" }
+    }
+
     /// Writes `new` in the place of a whole node.
     fn replace(&mut self, id: Id, spot: &Spot, new: &Value) {
         let node = self.source.node(id);
@@ -274,31 +321,28 @@ impl<'a> Editor<'a> {
             }
             (_, Spot::Flow(style)) => {
                 let space = if node.span.is_empty() { " " } else { "" };
-                self.push(start..node.span.end, format!("{space}{}", render::flow(new, style)));
+                self.push(start..node.span.end, format!("{space}{}{}", render::flow(new, style), self.inside(id)));
             }
             (_, Spot::Value { key, column }) => {
                 let text = self.layout().value(new, *column);
                 match self.colon(*key) {
                     Some(colon) if node.anchor.is_none() => {
-                        let mut end = node.span.end.max(colon + 1);
-                        if self.source.text[..end].ends_with(BREAKS) {
-                            end = self.source.line_end(end - 1);
-                        }
-                        self.push(colon + 1..end, text);
+                        let (end, comment) = self.with_comment(id, colon + 1);
+                        // A comment stays on the line that it is on.
+                        let first = text.find(BREAKS).unwrap_or(text.len());
+                        self.push(colon + 1..end, format!("{}{comment}{}", &text[..first], &text[first..]));
                     }
                     _ => self.conflict = self.conflict.or(Some(id)),
                 }
             }
             (_, Spot::Item { dash, column }) => {
                 let text = self.layout().item(new, *column);
-                let mut end = node.span.end.max(dash + 1);
-                if self.source.text[..end].ends_with(BREAKS) {
-                    end = self.source.line_end(end - 1);
-                }
+                let (end, comment) = self.with_comment(id, dash + 1);
                 if node.anchor.is_some() {
                     self.conflict.get_or_insert(id);
                 }
-                self.push(*dash..end, text);
+                let first = text.find(BREAKS).unwrap_or(text.len());
+                self.push(*dash..end, format!("{}{comment}{}", &text[..first], &text[first..]));
             }
             (_, Spot::Root) => {
                 self.conflict.get_or_insert(id);

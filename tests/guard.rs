@@ -236,3 +236,72 @@ fn a_proxy_that_does_not_hear_what_is_redirected_is_named() {
         assert!(named && verify.stdout.contains("unheard") == unheard.is_some(), "{addresses:?}: {verify}");
     }
 }
+
+/// Several rules of which each alone would do: all are named.
+#[test]
+fn rules_that_hide_behind_each_other_are_all_named() {
+    require_root!();
+    let accept = "iptables-legacy -t nat -I OUTPUT -p tcp -j ACCEPT";
+    let redirect = "iptables-legacy -t nat -I OUTPUT -p tcp -j REDIRECT --to-ports 25001";
+    let both = |first: &'static str, second: &'static str| vec![first, second];
+    for (backend, rules, named) in [
+        ("legacy", both(accept, accept), ["IPv4 rule 1 of nat OUTPUT (legacy)", "IPv4 rule 2 of nat OUTPUT (legacy)"]),
+        ("legacy", both(redirect, redirect), ["IPv4 rule 1 of nat OUTPUT (legacy)", "IPv4 rule 2 of nat OUTPUT (legacy)"]),
+        (
+            "nftables",
+            both(
+                "iptables-legacy -t filter -A OUTPUT -p tcp --dport 15001 -j DROP",
+                "iptables-legacy -t filter -A INPUT -p tcp --dport 15001 -j DROP",
+            ),
+            ["IPv4 rule 1 of filter OUTPUT (legacy)", "IPv4 rule 1 of filter INPUT (legacy)"],
+        ),
+        (
+            "nftables",
+            vec![
+                "nft add table ip mine",
+                "nft add chain ip mine c { type filter hook output priority 5; }",
+                "nft add rule ip mine c tcp dport 15001 drop",
+                "nft add rule ip mine c tcp dport 15001 drop",
+            ],
+            ["IPv4 rule 1 of ip mine c (nftables)", "IPv4 rule 2 of ip mine c (nftables)"],
+        ),
+        // What the policy would drop, and an ACCEPT that is right to stand there.
+        (
+            "legacy",
+            vec![
+                accept,
+                "iptables-legacy -t filter -P INPUT DROP",
+                "iptables-legacy -t filter -A OUTPUT -p tcp -j ACCEPT",
+                "iptables-legacy -t filter -P OUTPUT DROP",
+            ],
+            ["IPv4 rule 1 of nat OUTPUT (legacy)", "IPv4 the policy DROP of filter INPUT (legacy)"],
+        ),
+    ] {
+        let pod = pod();
+        run(&pod, "apply", backend, &[]).expect(0);
+        lines(&pod, &rules);
+        let verify = run(&pod, "verify", backend, &[]).expect(3);
+        let apply = run(&pod, "apply", backend, &[]).expect(0);
+        for named in named {
+            assert!(verify.stdout.contains(&format!("foreign: {named}")), "{named}: {verify}");
+            assert!(apply.warnings().iter().any(|warning| warning.contains(named)), "{named}: {apply}");
+        }
+        assert!(!verify.stdout.contains("filter OUTPUT (legacy), -p tcp -j ACCEPT"), "{verify}");
+    }
+}
+
+/// Two redirects of which each would do, where it is not known whether they or the mesh's rules come first.
+#[test]
+fn rules_that_may_come_first_together_are_a_warning() {
+    require_root!();
+    let pod = pod();
+    run(&pod, "apply", "nftables", &[]).expect(0);
+    lines(&pod, &["iptables-legacy -t nat -A OUTPUT -p tcp -j REDIRECT --to-ports 25001"; 2]);
+    for verb in ["verify", "apply"] {
+        let outcome = run(&pod, verb, "nftables", &[]).expect(0);
+        let warnings = outcome.warnings();
+        for named in ["IPv4 rule 1 of nat OUTPUT (legacy)", "IPv4 rule 2 of nat OUTPUT (legacy)"] {
+            assert!(warnings.iter().any(|warning| warning.contains(named) && warning.contains(" may take ")), "{named}: {outcome}");
+        }
+    }
+}

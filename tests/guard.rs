@@ -125,6 +125,11 @@ const HARMLESS: &[&str] = &[
     "nft add table inet mine",
     "nft add chain inet mine c { type filter hook output priority 7; }",
     "nft add rule inet mine c tcp dport 443 counter accept",
+    // What no packet from outside has, and what the mesh leaves alone anyway.
+    "iptables-legacy -t nat -I PREROUTING -s 10.9.0.2 -p tcp -j ACCEPT",
+    "iptables-legacy -t nat -I PREROUTING -s 127.0.0.0/8 -p tcp -j ACCEPT",
+    "iptables-legacy -t nat -I PREROUTING -p tcp --dport 15020 -j ACCEPT",
+    "iptables-legacy -t nat -I OUTPUT -d 127.0.0.0/8 -j ACCEPT",
 ];
 
 #[test]
@@ -303,5 +308,43 @@ fn rules_that_may_come_first_together_are_a_warning() {
         for named in ["IPv4 rule 1 of nat OUTPUT (legacy)", "IPv4 rule 2 of nat OUTPUT (legacy)"] {
             assert!(warnings.iter().any(|warning| warning.contains(named) && warning.contains(" may take ")), "{named}: {outcome}");
         }
+    }
+}
+
+/// Foreign rules about what neither the mesh's rules nor the usual questions mention.
+#[test]
+fn what_only_foreign_rules_mention_is_asked_about() {
+    require_root!();
+    for (rules, named) in [
+        (&["iptables-legacy -t nat -I OUTPUT -p tcp --dport 3306 -j ACCEPT"][..], "to 192.0.2.1:3306 uid 1000"),
+        (&["iptables-legacy -t nat -I OUTPUT -d 172.20.0.0/16 -p tcp -j ACCEPT"], "to 172.20.0.1:443 uid 1000"),
+        (&["iptables-legacy -t nat -I PREROUTING -p tcp -m multiport --dports 15020,3306 -j ACCEPT"], " to :3306\" is"),
+        (&["iptables-legacy -t nat -I OUTPUT -p tcp -m owner --uid-owner 7 -j ACCEPT"], "uid 7 "),
+        (&["iptables-legacy -t nat -I PREROUTING -s 203.0.113.0/24 -p tcp -j ACCEPT"], "in tcp from 203.0.113.1 "),
+        // What leads there is asked for as well.
+        (
+            &[
+                "iptables-legacy -t nat -N MINE",
+                "iptables-legacy -t nat -A MINE -d 172.20.0.0/16 -j ACCEPT",
+                "iptables-legacy -t nat -I OUTPUT -p tcp --dport 3306 -j MINE",
+            ],
+            "to 172.20.0.1:3306 uid 1000",
+        ),
+        (
+            &[
+                "nft add table ip mine",
+                "nft add chain ip mine c { type filter hook output priority -200; }",
+                "nft add rule ip mine c ip daddr 172.20.0.0/16 tcp dport 3306 drop",
+            ],
+            "to 172.20.0.1:3306 uid 1000",
+        ),
+    ] {
+        let pod = pod();
+        run(&pod, "apply", "legacy", &[]).expect(0);
+        lines(&pod, rules);
+        let verify = run(&pod, "verify", "legacy", &[]).expect(3);
+        assert!(verify.stdout.contains("foreign: IPv4 rule 1 of ") && verify.stdout.contains(named), "{named}: {verify}");
+        let apply = run(&pod, "apply", "legacy", &[]).expect(0);
+        assert!(apply.warnings().iter().any(|warning| warning.contains(named)), "{named}: {apply}");
     }
 }

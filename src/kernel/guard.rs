@@ -1,7 +1,7 @@
 //! Foreign rules that take packets away from a mesh's capture: an ACCEPT before the mesh's jump, a DROP, another redirect, in
 //! any table of either packet filter.
 //!
-//! They are found by walking the packets of the usual questions that the plan captures through the plan alone, and through
+//! They are found by walking the packets of the usual questions that the plan captures, and packets made for the foreign rules, through the plan alone, and through
 //! what the kernel holds. Where the outcome is another one, the rules without which it would be the planned one are to
 //! blame.
 
@@ -9,7 +9,7 @@ use std::cell::{Cell, RefCell};
 
 use super::backend::{Form, Held};
 use super::look::Live;
-use crate::ruleset::walk::{Layers, Omission, Outcome, Packet, Pod, Step, Visit, Walk, questions, walk, walk_without};
+use crate::ruleset::walk::{Layers, Omission, Outcome, Packet, Pod, Step, Visit, Walk, aimed, questions, walk, walk_without};
 use crate::ruleset::{Mesh, Ownership, Policy, Routing, Rule, Ruleset, Target};
 
 /// What takes packets away, or may do so.
@@ -46,8 +46,13 @@ pub(super) fn takings(plan: &Ruleset, routing: &Routing, live: &Live, pod: &Pod)
     let is_foreign = |visit: &Visit<'_>| visit.owner(&owners).is_none() && !is_planned(visit.rule) && visit.rule.target != Target::Continue;
     let budget = Cell::new(BUDGET);
     let mut takings: Vec<(Taking, Option<&Rule>)> = Vec::new();
-    for question in questions(&planned, plan.family, &wanted_pod) {
-        let packet = question.packet;
+    let usual = questions(&planned, plan.family, &wanted_pod);
+    let mut packets: Vec<Packet> = usual.into_iter().map(|question| question.packet).collect();
+    let device = packets.first().and_then(|packet| packet.device.clone());
+    packets.extend(aimed(&there, plan.family, device.as_ref(), &is_foreign));
+    // From outside nothing comes that is from the pod itself.
+    packets.retain(|packet| packet.source.is_none_or(|source| !pod.owns(source)));
+    for packet in packets {
         let wanted = walk(&planned, &packet, &wanted_pod).outcome;
         if !matches!(wanted, Outcome::Redirected { .. } | Outcome::Tproxied { .. }) {
             continue;

@@ -22,7 +22,7 @@ mod questions;
 
 pub use self::layer::{Layer, Layers};
 pub use self::packet::{APPLICATION, Packet, Pod, Way, loopback};
-pub use self::questions::{Question, elsewhere, questions};
+pub use self::questions::{Question, aimed, elsewhere, questions};
 
 use std::cell::Cell;
 use std::fmt;

@@ -348,3 +348,28 @@ fn what_only_foreign_rules_mention_is_asked_about() {
         assert!(apply.warnings().iter().any(|warning| warning.contains(named)), "{named}: {apply}");
     }
 }
+
+/// Rules that cannot be evaluated are tried both ways, which would take minutes with many of them.
+#[test]
+fn what_would_take_too_long_is_not_known() {
+    require_root!();
+    let pod = pod();
+    let excluded: Vec<String> = (0..2000).map(|number| format!("10.{}.{}.0/24", number / 256, number % 256)).collect();
+    let excluded = ["-x", &excluded.join(",")];
+    run(&pod, "apply", "legacy", &excluded).expect(0);
+    lines(&pod, &["nft add table ip mine", "nft add chain ip mine c { type filter hook input priority 5; }"]);
+    let rules: Vec<String> = (0..100)
+        .map(|length| format!("nft add rule ip mine c tcp flags syn meta length {length} limit rate over 10/second drop"))
+        .collect();
+    lines(&pod, &rules.iter().map(String::as_str).collect::<Vec<_>>());
+    for verb in ["verify", "apply"] {
+        let outcome = run(&pod, verb, "legacy", &excluded).expect(0);
+        let warnings = outcome.warnings();
+        let named = "IPv4 one of 100 foreign rules, the first of them rule 1 of ip mine c (nftables), ";
+        assert!(warnings.iter().any(|warning| warning.contains(named) && warning.contains(" may take ")), "{outcome}");
+        assert!(
+            warnings.iter().any(|warning| warning.contains("whether more IPv4 packets are taken away from the mesh is not known")),
+            "{outcome}"
+        );
+    }
+}

@@ -90,7 +90,7 @@ pub(super) fn takings(plan: &Ruleset, routing: &Routing, live: &Live, pod: &Pod)
 }
 
 /// So many rules are met at most before the guard gives up.
-const BUDGET: u32 = 2_000_000;
+const BUDGET: u32 = 1_000_000;
 
 /// Of so many foreign rules those to blame are looked for.
 const SUSPECTS: usize = 64;

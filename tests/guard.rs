@@ -125,6 +125,11 @@ const HARMLESS: &[&str] = &[
     "nft add table inet mine",
     "nft add chain inet mine c { type filter hook output priority 7; }",
     "nft add rule inet mine c tcp dport 443 counter accept",
+    // What no packet from outside has, and what the mesh leaves alone anyway.
+    "iptables-legacy -t nat -I PREROUTING -s 10.9.0.2 -p tcp -j ACCEPT",
+    "iptables-legacy -t nat -I PREROUTING -s 127.0.0.0/8 -p tcp -j ACCEPT",
+    "iptables-legacy -t nat -I PREROUTING -p tcp --dport 15020 -j ACCEPT",
+    "iptables-legacy -t nat -I OUTPUT -d 127.0.0.0/8 -j ACCEPT",
 ];
 
 #[test]
@@ -234,5 +239,137 @@ fn a_proxy_that_does_not_hear_what_is_redirected_is_named() {
         assert_eq!(verify.code, if unheard.is_some() { 3 } else { 0 }, "{addresses:?}: {verify}");
         let named = unheard.is_none_or(|text| verify.stdout.contains(&format!("unheard: connections are redirected to {text}")));
         assert!(named && verify.stdout.contains("unheard") == unheard.is_some(), "{addresses:?}: {verify}");
+    }
+}
+
+/// Several rules of which each alone would do: all are named.
+#[test]
+fn rules_that_hide_behind_each_other_are_all_named() {
+    require_root!();
+    let accept = "iptables-legacy -t nat -I OUTPUT -p tcp -j ACCEPT";
+    let redirect = "iptables-legacy -t nat -I OUTPUT -p tcp -j REDIRECT --to-ports 25001";
+    let both = |first: &'static str, second: &'static str| vec![first, second];
+    for (backend, rules, named) in [
+        ("legacy", both(accept, accept), ["IPv4 rule 1 of nat OUTPUT (legacy)", "IPv4 rule 2 of nat OUTPUT (legacy)"]),
+        ("legacy", both(redirect, redirect), ["IPv4 rule 1 of nat OUTPUT (legacy)", "IPv4 rule 2 of nat OUTPUT (legacy)"]),
+        (
+            "nftables",
+            both(
+                "iptables-legacy -t filter -A OUTPUT -p tcp --dport 15001 -j DROP",
+                "iptables-legacy -t filter -A INPUT -p tcp --dport 15001 -j DROP",
+            ),
+            ["IPv4 rule 1 of filter OUTPUT (legacy)", "IPv4 rule 1 of filter INPUT (legacy)"],
+        ),
+        (
+            "nftables",
+            vec![
+                "nft add table ip mine",
+                "nft add chain ip mine c { type filter hook output priority 5; }",
+                "nft add rule ip mine c tcp dport 15001 drop",
+                "nft add rule ip mine c tcp dport 15001 drop",
+            ],
+            ["IPv4 rule 1 of ip mine c (nftables)", "IPv4 rule 2 of ip mine c (nftables)"],
+        ),
+        // What the policy would drop, and an ACCEPT that is right to stand there.
+        (
+            "legacy",
+            vec![
+                accept,
+                "iptables-legacy -t filter -P INPUT DROP",
+                "iptables-legacy -t filter -A OUTPUT -p tcp -j ACCEPT",
+                "iptables-legacy -t filter -P OUTPUT DROP",
+            ],
+            ["IPv4 rule 1 of nat OUTPUT (legacy)", "IPv4 the policy DROP of filter INPUT (legacy)"],
+        ),
+    ] {
+        let pod = pod();
+        run(&pod, "apply", backend, &[]).expect(0);
+        lines(&pod, &rules);
+        let verify = run(&pod, "verify", backend, &[]).expect(3);
+        let apply = run(&pod, "apply", backend, &[]).expect(0);
+        for named in named {
+            assert!(verify.stdout.contains(&format!("foreign: {named}")), "{named}: {verify}");
+            assert!(apply.warnings().iter().any(|warning| warning.contains(named)), "{named}: {apply}");
+        }
+        assert!(!verify.stdout.contains("filter OUTPUT (legacy), -p tcp -j ACCEPT"), "{verify}");
+    }
+}
+
+/// Two redirects of which each would do, where it is not known whether they or the mesh's rules come first.
+#[test]
+fn rules_that_may_come_first_together_are_a_warning() {
+    require_root!();
+    let pod = pod();
+    run(&pod, "apply", "nftables", &[]).expect(0);
+    lines(&pod, &["iptables-legacy -t nat -A OUTPUT -p tcp -j REDIRECT --to-ports 25001"; 2]);
+    for verb in ["verify", "apply"] {
+        let outcome = run(&pod, verb, "nftables", &[]).expect(0);
+        let warnings = outcome.warnings();
+        for named in ["IPv4 rule 1 of nat OUTPUT (legacy)", "IPv4 rule 2 of nat OUTPUT (legacy)"] {
+            assert!(warnings.iter().any(|warning| warning.contains(named) && warning.contains(" may take ")), "{named}: {outcome}");
+        }
+    }
+}
+
+/// Foreign rules about what neither the mesh's rules nor the usual questions mention.
+#[test]
+fn what_only_foreign_rules_mention_is_asked_about() {
+    require_root!();
+    for (rules, named) in [
+        (&["iptables-legacy -t nat -I OUTPUT -p tcp --dport 3306 -j ACCEPT"][..], "to 192.0.2.1:3306 uid 1000"),
+        (&["iptables-legacy -t nat -I OUTPUT -d 172.20.0.0/16 -p tcp -j ACCEPT"], "to 172.20.0.1:443 uid 1000"),
+        (&["iptables-legacy -t nat -I PREROUTING -p tcp -m multiport --dports 15020,3306 -j ACCEPT"], " to :3306\" is"),
+        (&["iptables-legacy -t nat -I OUTPUT -p tcp -m owner --uid-owner 7 -j ACCEPT"], "uid 7 "),
+        (&["iptables-legacy -t nat -I PREROUTING -s 203.0.113.0/24 -p tcp -j ACCEPT"], "in tcp from 203.0.113.1 "),
+        // What leads there is asked for as well.
+        (
+            &[
+                "iptables-legacy -t nat -N MINE",
+                "iptables-legacy -t nat -A MINE -d 172.20.0.0/16 -j ACCEPT",
+                "iptables-legacy -t nat -I OUTPUT -p tcp --dport 3306 -j MINE",
+            ],
+            "to 172.20.0.1:3306 uid 1000",
+        ),
+        (
+            &[
+                "nft add table ip mine",
+                "nft add chain ip mine c { type filter hook output priority -200; }",
+                "nft add rule ip mine c ip daddr 172.20.0.0/16 tcp dport 3306 drop",
+            ],
+            "to 172.20.0.1:3306 uid 1000",
+        ),
+    ] {
+        let pod = pod();
+        run(&pod, "apply", "legacy", &[]).expect(0);
+        lines(&pod, rules);
+        let verify = run(&pod, "verify", "legacy", &[]).expect(3);
+        assert!(verify.stdout.contains("foreign: IPv4 rule 1 of ") && verify.stdout.contains(named), "{named}: {verify}");
+        let apply = run(&pod, "apply", "legacy", &[]).expect(0);
+        assert!(apply.warnings().iter().any(|warning| warning.contains(named)), "{named}: {apply}");
+    }
+}
+
+/// Rules that cannot be evaluated are tried both ways, which would take minutes with many of them.
+#[test]
+fn what_would_take_too_long_is_not_known() {
+    require_root!();
+    let pod = pod();
+    let excluded: Vec<String> = (0..2000).map(|number| format!("10.{}.{}.0/24", number / 256, number % 256)).collect();
+    let excluded = ["-x", &excluded.join(",")];
+    run(&pod, "apply", "legacy", &excluded).expect(0);
+    lines(&pod, &["nft add table ip mine", "nft add chain ip mine c { type filter hook input priority 5; }"]);
+    let rules: Vec<String> = (0..100)
+        .map(|length| format!("nft add rule ip mine c tcp flags syn meta length {length} limit rate over 10/second drop"))
+        .collect();
+    lines(&pod, &rules.iter().map(String::as_str).collect::<Vec<_>>());
+    for verb in ["verify", "apply"] {
+        let outcome = run(&pod, verb, "legacy", &excluded).expect(0);
+        let warnings = outcome.warnings();
+        let named = "IPv4 one of 100 foreign rules, the first of them rule 1 of ip mine c (nftables), ";
+        assert!(warnings.iter().any(|warning| warning.contains(named) && warning.contains(" may take ")), "{outcome}");
+        assert!(
+            warnings.iter().any(|warning| warning.contains("whether more IPv4 packets are taken away from the mesh is not known")),
+            "{outcome}"
+        );
     }
 }

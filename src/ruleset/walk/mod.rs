@@ -22,8 +22,9 @@ mod questions;
 
 pub use self::layer::{Layer, Layers};
 pub use self::packet::{APPLICATION, Packet, Pod, Way, loopback};
-pub use self::questions::{Question, elsewhere, questions};
+pub use self::questions::{Question, aimed, elsewhere, questions};
 
+use std::cell::Cell;
 use std::fmt;
 use std::net::IpAddr;
 
@@ -170,20 +171,30 @@ const WAYS: usize = 64;
 /// So many chains may lead to each other: it is no loop.
 const DEPTH: usize = 64;
 
-/// Walks `packet` through `layers`.
-pub fn walk<'a>(layers: &'a Layers<'a>, packet: &Packet, pod: &Pod) -> Walk<'a> {
-    walk_without(layers, packet, pod, &|_| false)
+/// What is left out of a walk, to find out what it does.
+pub struct Omission<'t, 'a> {
+    /// Whether a rule that matches, or may, is as good as not there.
+    pub is_absent: &'t dyn Fn(&Visit<'a>) -> bool,
+    /// Whether policies are.
+    pub policies: bool,
+    /// So many rules may be met yet. Where none is left, no further ways are tried.
+    pub budget: &'t Cell<u32>,
 }
 
-/// The same as if the rules that `is_absent` names were not there.
-pub fn walk_without<'a>(layers: &'a Layers<'a>, packet: &Packet, pod: &Pod, is_absent: &dyn Fn(&Visit<'a>) -> bool) -> Walk<'a> {
+/// Walks `packet` through `layers`.
+pub fn walk<'a>(layers: &'a Layers<'a>, packet: &Packet, pod: &Pod) -> Walk<'a> {
+    walk_without(layers, packet, pod, &Omission { is_absent: &|_| false, policies: false, budget: &Cell::new(u32::MAX) })
+}
+
+/// The same but for an omission.
+pub fn walk_without<'a>(layers: &'a Layers<'a>, packet: &Packet, pod: &Pod, omission: &Omission<'_, 'a>) -> Walk<'a> {
     let mut first: Option<Walk<'a>> = None;
     let mut ways = vec![Vec::new()];
     let mut reasons: Vec<String> = Vec::new();
     let (mut tried, mut differ) = (0, false);
     while let Some(choices) = ways.pop() {
         let given = choices.len();
-        let mut run = Run::new(layers, packet, pod, choices, is_absent);
+        let mut run = Run::new(layers, packet, pod, choices, omission);
         let outcome = run.go(packet);
         for made in given..run.choices.len() {
             let mut other = run.choices[..made].to_vec();
@@ -200,7 +211,7 @@ pub fn walk_without<'a>(layers: &'a Layers<'a>, packet: &Packet, pod: &Pod, is_a
             None => first = Some(Walk { steps: run.steps, outcome }),
             Some(first) => differ |= first.outcome != outcome,
         }
-        if tried == WAYS && !ways.is_empty() {
+        if (tried == WAYS || omission.budget.get() == 0) && !ways.is_empty() {
             differ = true;
             break;
         }
@@ -225,7 +236,7 @@ enum End {
 struct Run<'a, 'p> {
     layers: &'a Layers<'a>,
     pod: &'p Pod,
-    is_absent: &'p dyn Fn(&Visit<'a>) -> bool,
+    omission: &'p Omission<'p, 'a>,
     facts: Facts,
     /// What was taken for true where nothing is known, in order, and how many of them have been used.
     choices: Vec<bool>,
@@ -243,12 +254,12 @@ struct Run<'a, 'p> {
 }
 
 impl<'a, 'p> Run<'a, 'p> {
-    fn new(layers: &'a Layers<'a>, packet: &Packet, pod: &'p Pod, choices: Vec<bool>, is_absent: &'p dyn Fn(&Visit<'a>) -> bool) -> Self {
+    fn new(layers: &'a Layers<'a>, packet: &Packet, pod: &'p Pod, choices: Vec<bool>, omission: &'p Omission<'p, 'a>) -> Self {
         let facts = Facts::of(packet, packet.family(pod));
         let mut run = Run {
             layers,
             pod,
-            is_absent,
+            omission,
             facts,
             choices,
             made: 0,
@@ -464,14 +475,13 @@ impl<'a, 'p> Run<'a, 'p> {
             }
         }
         self.steps.push(Step::Policy(layer));
-        if layer.drops { Err(End::Dropped) } else { Ok(()) }
+        if layer.drops && !self.omission.policies { Err(End::Dropped) } else { Ok(()) }
     }
 
     /// Whether the packet is what the rule asks for.
     fn meets(&mut self, mut visit: Visit<'a>) -> Result<bool, End> {
-        if (self.is_absent)(&visit) {
-            return Ok(false);
-        }
+        let budget = self.omission.budget;
+        budget.set(budget.get().saturating_sub(1));
         let is_xtables = visit.layer.is_xtables();
         let mut unknown = None;
         for wanted in &visit.rule.matches {
@@ -484,6 +494,9 @@ impl<'a, 'p> Run<'a, 'p> {
                     return Ok(false);
                 }
             }
+        }
+        if (self.omission.is_absent)(&visit) {
+            return Ok(false);
         }
         let mut matches = true;
         if let Some(wanted) = unknown {

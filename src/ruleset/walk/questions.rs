@@ -5,8 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 
 use super::layer::Layers;
-use super::packet::{APPLICATION, Packet, Pod, is_of, loopback};
-use crate::ruleset::{Condition, Family, Hook, Protocol};
+use super::packet::{APPLICATION, Packet, Pod, Way, is_of, loopback};
+use super::{Met, Visit};
+use crate::ruleset::{Condition, Family, Hook, Protocol, Target};
 
 /// A packet, and who sends it where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -185,4 +186,80 @@ pub fn questions(layers: &Layers<'_>, family: Family, pod: &Pod) -> Vec<Question
         }
     }
     questions
+}
+
+/// So many packets are made for rules at most.
+const AIMED: usize = 64;
+
+/// Packets that the rules that `is_wanted` names match, as far as one can make them: with the first and with the last of
+/// what these rules, and those that lead to them, ask for. What comes in or goes out by is `device`.
+pub fn aimed<'a>(layers: &'a Layers<'a>, family: Family, device: Option<&String>, is_wanted: &dyn Fn(&Visit<'a>) -> bool) -> Vec<Packet> {
+    let far = elsewhere(family);
+    let mut packets = Vec::new();
+    for hook in [Hook::Output, Hook::Postrouting, Hook::Prerouting, Hook::Input] {
+        let mut usual = match hook {
+            Hook::Output | Hook::Postrouting => Packet::out(Protocol::TCP, far, 443),
+            _ => Packet::incoming(Protocol::TCP, far, USUAL),
+        };
+        usual.device = device.cloned();
+        for (layer, is_last) in layers.at(hook, 0).into_iter().flat_map(|layer| [(layer, false), (layer, true)]) {
+            let mut chains = vec![(layer.chain(), usual.clone())];
+            let mut at = 0;
+            while let Some((chain, packet)) = chains.get(at).cloned() {
+                for (index, rule) in layer.rules(chain) {
+                    let next = match &rule.target {
+                        Target::Jump(to) | Target::Goto(to) => layer.own_name(to).filter(|to| !chains.iter().any(|(known, _)| known == to)),
+                        _ => None,
+                    };
+                    let is_wanted = packets.len() < AIMED && is_wanted(&Visit { layer, chain, index, rule, met: Met::Yes });
+                    if next.is_none() && !is_wanted {
+                        continue;
+                    }
+                    let mut packet = packet.clone();
+                    for wanted in rule.matches.iter().filter(|wanted| !wanted.negated) {
+                        aim(&mut packet, &wanted.condition, is_last);
+                    }
+                    if is_wanted && !packets.contains(&packet) {
+                        packets.push(packet.clone());
+                    }
+                    chains.extend(next.map(|name| (name, packet)));
+                }
+                at += 1;
+            }
+        }
+    }
+    packets
+}
+
+/// Makes the packet one for which the condition holds. Devices and marks stay what they are: a rule may ask for some that
+/// no packet here has.
+fn aim(packet: &mut Packet, condition: &Condition, is_last: bool) {
+    let in_net = |net: &IpNet| if is_last { net.broadcast() } else { net.hosts().next().unwrap_or_else(|| net.addr()) };
+    let is_out = packet.way == Way::Out;
+    match condition {
+        Condition::Source(net) if !is_out => packet.source = Some(in_net(net)),
+        Condition::Destination(net) if is_out => packet.destination = Some(in_net(net)),
+        Condition::Sources(set) if !is_out => packet.source = end(set.ranges(), is_last).map_or(packet.source, |range| Some(range.last())),
+        Condition::Destinations(set) if is_out => {
+            packet.destination = end(set.ranges(), is_last).map_or(packet.destination, |range| Some(range.last()));
+        }
+        Condition::Protocol(protocol) => {
+            packet.protocol = *protocol;
+            if *protocol == Protocol::UDP {
+                packet.destination_port = Some(DNS);
+            }
+        }
+        Condition::DestinationPort(range) => packet.destination_port = Some(if is_last { range.last } else { range.first }),
+        Condition::DestinationPorts(list) => {
+            let port = end(list, is_last).map(|range| if is_last { range.last } else { range.first });
+            packet.destination_port = port.or(packet.destination_port);
+        }
+        Condition::Uid(ids) if is_out => packet.uid = Some(if is_last { ids.last } else { ids.first }),
+        Condition::Gid(ids) if is_out => packet.gid = Some(if is_last { ids.last } else { ids.first }),
+        _ => {}
+    }
+}
+
+fn end<T>(list: &[T], is_last: bool) -> Option<&T> {
+    if is_last { list.last() } else { list.first() }
 }

@@ -334,7 +334,34 @@ fn a_rule_can_be_thought_away() {
     let plan = rules(TableName::Nat, "OUTPUT", vec![rule([], Target::Accept), rule([], Target::Redirect(1))]);
     let (layers, packet) = (Layers::of_plan(&plan), "out tcp 10.0.0.1:443".parse().unwrap());
     assert_eq!(walk(&layers, &packet, &pod()).outcome, Outcome::Delivered);
-    let without = walk_without(&layers, &packet, &pod(), &|visit| visit.rule.target == Target::Accept);
+    let (is_absent, budget) = (|visit: &Visit<'_>| visit.rule.target == Target::Accept, Cell::new(3));
+    let without = walk_without(&layers, &packet, &pod(), &Omission { is_absent: &is_absent, policies: false, budget: &budget });
+    assert_eq!(budget.get(), 1);
     assert!(matches!(without.outcome, Outcome::Redirected { port: 1, .. }));
     assert_eq!(without.matched().count(), 1);
+}
+
+#[test]
+fn a_policy_can_be_thought_away() {
+    let mut plan = rules(TableName::Filter, "OUTPUT", vec![rule([tcp()], Target::Continue)]);
+    plan.table_mut(TableName::Filter).chain_mut("OUTPUT").base.as_mut().unwrap().policy = Some(Policy::Drop);
+    let (layers, packet) = (Layers::of_plan(&plan), "out tcp 10.0.0.1:443".parse().unwrap());
+    let outcome = |policies| {
+        let omission = Omission { is_absent: &|_| false, policies, budget: &Cell::new(9) };
+        walk_without(&layers, &packet, &pod(), &omission).outcome
+    };
+    assert_eq!((outcome(false), outcome(true)), (Outcome::Dropped, Outcome::Delivered));
+}
+
+#[test]
+fn without_a_budget_no_second_way_is_tried() {
+    let limit = || Match::from(Condition::Opaque(Opaque { name: "limit".into(), revision: 0, data: Vec::new() }));
+    let plan = rules(TableName::Nat, "OUTPUT", vec![rule([limit()], Target::Accept), rule([limit()], Target::Accept)]);
+    let (layers, packet) = (Layers::of_plan(&plan), "out tcp 10.0.0.1:443".parse().unwrap());
+    let outcome = |budget| {
+        let omission = Omission { is_absent: &|_| false, policies: false, budget: &Cell::new(budget) };
+        walk_without(&layers, &packet, &pod(), &omission).outcome
+    };
+    assert_eq!(outcome(100), Outcome::Delivered);
+    assert!(matches!(outcome(2), Outcome::DependsOn(_)));
 }

@@ -300,12 +300,20 @@ fn dns_queries_are_tried_where_they_are_captured() {
         {
             let _agent = Resolver::new(&world, ISTIO_PROXY, true);
             let outcome = verify(&world, backend, &flags, 0);
-            for server in SERVERS {
-                assert_says(
-                    &outcome,
-                    &[&format!("a DNS query to {server} was answered from there by the resolver that listens on port 15053")],
-                );
+            assert_says(
+                &outcome,
+                &[
+                    "a DNS query to 10.96.0.10:53 was answered from there by the resolver that listens on port 15053",
+                    "probe: not tried: IPv6: should the rules fail, a query to [fd00::10]:53 could reach a real resolver",
+                ],
+            );
+            let nobodys = [&ISTIO[..], &["--redirect-dns", "--capture-all-dns"]].concat();
+            apply(&world, backend, &nobodys);
+            let outcome = verify(&world, backend, &nobodys, 0);
+            for server in ["192.0.2.1:53", "[2001:db8::1]:53"] {
+                assert_says(&outcome, &[&format!("a DNS query to {server} was answered from there")]);
             }
+            apply(&world, backend, &flags);
         }
         assert_eq!(world.out(), Out::NOTHING);
     }
@@ -388,7 +396,7 @@ fn destinations_follow_from_the_plan() {
         (&["-i", "*", "-c", "eth0"], "nothing to try"),
         (&["-i", "*", "-c", "eth1"], "a connection to 192.0.2.1:15002 arrived"),
         (&["-i", "*", "-m", "TPROXY"], "a connection to 192.0.2.1:15002 arrived"),
-        (&["-i", "*", "--connect-addr", "10.9.0.1:81"], "a connection to 10.9.0.1:81 arrived"),
+        (&["-i", "*", "--connect-addr", "10.8.0.1:81"], "a connection to 10.8.0.1:81 arrived"),
     ] {
         let outcome = run(&world, "nftables", "apply", &["istio", "-b", "*"], &[flags, &["--probe"]].concat()).expect(0);
         assert_says(&outcome, &[words]);
@@ -552,4 +560,88 @@ fn variables_ask_for_it_too() {
     for env in [&[to][..], &[("MESH_INIT_PROBE", ""), to], &[("MESH_INIT_PROBE_TIMEOUT", "soon")]] {
         assert!(!apply(env).text().contains("probe"));
     }
+}
+
+/// Everybody's UDP port 53 in the router, at these addresses besides its own.
+fn resolvers(world: &World, addresses: &[&str]) -> Vec<UdpSocket> {
+    let add: Vec<String> = addresses.iter().map(|address| format!("addr add {address} dev lo")).collect();
+    world.router.ip(&add.iter().map(String::as_str).collect::<Vec<_>>());
+    let sockets = world.router.inside(|| ANY.map(|any| UdpSocket::bind(at(any, 53)).or_else(|_| UdpSocket::bind(at("::1", 53))).unwrap()));
+    for socket in &sockets {
+        socket.set_nonblocking(true).unwrap();
+    }
+    sockets.into()
+}
+
+#[test]
+fn no_program_of_the_first_hop_hears_of_a_query() {
+    require_root!();
+    let flags = [&ISTIO[..], &["--redirect-dns", "--probe-timeout", "300ms"]].concat();
+    // A node's own resolver, the service's address on the node, the gateway itself.
+    for servers in ["169.254.20.10,fd00::10", "10.96.0.10,fd00::10", "10.9.0.1,2001:db8:9::1"] {
+        let world = World::new();
+        let sockets = resolvers(&world, &["169.254.20.10/32", "10.96.0.10/32", "fd00::10/128"]);
+        let flags = [&flags[..], &["--dns-server", servers]].concat();
+        let outcome = verify(&world, "legacy", &flags, 3);
+        for socket in &sockets {
+            assert_eq!(socket.recv_from(&mut [0; 64]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock, "{servers}");
+        }
+        assert_says(&outcome, &["probe: failed: IPv4: nothing sent to ", "probe: failed: IPv6: nothing sent to "]);
+        // It tells no less where the rules are.
+        for backend in BACKENDS {
+            apply(&world, backend, &flags);
+            let program = world.mesh_init(backend, &[&["verify"], &flags[..], &["--probe"]].concat());
+            let outcome = program.with(Privilege::NetAdminAndSetuid).run().expect(0);
+            assert_eq!(outcome.stdout.matches(", and its answer came back from ").count(), 2, "{outcome}");
+            world.pod.mesh_init(&["remove"]).run().expect(0);
+        }
+    }
+}
+
+#[test]
+fn a_query_that_cannot_be_kept_in_the_pod_is_not_sent() {
+    require_root!();
+    let world = World::with(&[Family::V4]);
+    let flags = [&ISTIO[..], &["--redirect-dns", "--dns-server", "10.96.0.10", "-c", "lo"]].concat();
+    let outcome = run(&world, "nftables", "apply", &flags, &["--probe"]).expect(0);
+    assert_says(&outcome, &["probe: not tried: IPv4: should the rules fail, a query to 10.96.0.10:53 could reach a real resolver"]);
+    assert_eq!(world.out(), Out::NOTHING);
+}
+
+#[test]
+fn no_program_of_the_first_hop_hears_of_a_connection() {
+    require_root!();
+    let world = World::new();
+    world.router.ip(&["addr add 10.96.0.1/32 dev lo", "addr add fd00::10/128 dev lo"]);
+    world.pod.ip(&["route add 172.16.0.0/12 dev eth0"]);
+    let servers = ANY.map(|any| world.router.inside(|| listener(at(any, 8080), false)));
+    for (to, said) in [
+        ("10.9.0.1:8080", "10.9.0.1:8080 is on the pod's own link"),
+        ("[2001:db8:9::1]:8080", "[2001:db8:9::1]:8080 is on the pod's own link"),
+        ("169.254.20.10:8080", "169.254.20.10:8080 is on the pod's own link"),
+        ("172.16.0.1:8080", "172.16.0.1:8080 is on the pod's own link"),
+        // These cannot be known for the router's.
+        ("10.96.0.1:8080", "nothing sent to 10.96.0.1:8080 arrived"),
+        ("[fd00::10]:8080", "nothing sent to [fd00::10]:8080 arrived"),
+    ] {
+        let more = ["--probe", "--connect-addr", to, "--probe-timeout", "300ms"];
+        let outcome = run(&world, "legacy", "verify", &ISTIO, &more).expect(3);
+        for server in &servers {
+            assert_eq!(server.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock, "{to}");
+        }
+        assert_says(&outcome, &[said]);
+    }
+}
+
+#[test]
+fn two_at_once_wait_for_each_other() {
+    require_root!();
+    let world = World::new();
+    apply(&world, "nftables", &ISTIO);
+    std::thread::scope(|scope| {
+        let probes: Vec<_> = (0..4).map(|_| scope.spawn(|| (0..5).for_each(|_| drop(verify(&world, "nftables", &ISTIO, 0))))).collect();
+        for probe in probes {
+            probe.join().unwrap();
+        }
+    });
 }

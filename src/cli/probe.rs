@@ -13,10 +13,10 @@ use super::flags;
 use super::options::Common;
 use super::session::{self, Environment, MeshOptions};
 use crate::host::Surroundings;
-use crate::host::probe::{self, Answer, AnsweringSockets, Arrival, Capture, Resolver, Trouble};
+use crate::host::probe::{self, Answer, AnsweringSockets, Arrival, Capture, Resolver, Trouble, Turn, Why};
 use crate::kernel;
 use crate::kernel::route::{self, Address};
-use crate::mesh::captured::{Captured, captured, goes_to, owners};
+use crate::mesh::captured::{Captured, captured, goes_to, is_nobodys, owners};
 use crate::mesh::duration::duration;
 use crate::mesh::flag::{BadValue, Flag, Kind, Origin};
 use crate::mesh::istio::{DnsCapture, InterceptionMode};
@@ -153,6 +153,7 @@ pub(super) fn try_all(
         addresses,
         tried: Vec::new(),
     };
+    let _turn = Turn::take(timeout);
     for rules in &plan.rulesets {
         tries.family(rules);
     }
@@ -198,6 +199,13 @@ impl Tries<'_> {
             None => self.find(rules, &pod, &tcp, &[], None),
         };
         match found {
+            Some(Captured { to, .. }) if self.is_near(to.ip()) => {
+                self.add(
+                    family,
+                    End::Unreachable,
+                    format!("{to} is on the pod's own link: should the rules fail, a host would be reached"),
+                );
+            }
             Some(captured) => self.connect(family, None, captured),
             None => {
                 let other = owners(rules).into_iter().find_map(|other| self.find(rules, &pod, &packet(Protocol::TCP, other), &[], None));
@@ -234,7 +242,8 @@ impl Tries<'_> {
     }
 
     fn connect(&mut self, family: Family, from: Option<IpAddr>, Captured { to, port }: Captured) {
-        let capture = Capture { from, to, port, ask_original: self.ask_original, timeout: self.timeout };
+        let confined = !to.ip().is_loopback() && !is_nobodys(to.ip());
+        let capture = Capture { from, to, port, ask_original: self.ask_original, confined, timeout: self.timeout };
         let arrived = format!("a connection to {to} arrived at port {port}");
         match capture.run() {
             Ok(Arrival::Original) => self.add(family, End::Passed, format!("{arrived}, with its original destination")),
@@ -270,7 +279,20 @@ impl Tries<'_> {
         let uids = self.proxies().0;
         let sockets = self.sockets.as_deref_mut().filter(|sockets| contains(&uids, sockets.uid()));
         let arrived = format!("a DNS query to {to} arrived at port {port}");
-        match (Resolver { server: to, port, timeout: self.timeout }).run(sockets) {
+        let confined = !is_nobodys(to.ip());
+        if confined && family == Family::V4 {
+            let mut by_lo = packet(Protocol::UDP, own);
+            (by_lo.source, by_lo.device) = (Some(loopback(family)), Some("lo".to_owned()));
+            if goes_to(&Layers::of_plan(rules), pod, &mut by_lo, to) != Ok(port) {
+                self.add(
+                    family,
+                    End::Untried,
+                    format!("should the rules fail, a query to {to} could reach a real resolver, and the plan does not capture it by lo"),
+                );
+                return;
+            }
+        }
+        match (Resolver { server: to, port, confined, timeout: self.timeout }).run(sockets) {
             Ok(Answer::CameBack) => self.add(family, End::Passed, format!("{arrived}, and its answer came back from {to}")),
             Ok(Answer::NotSent) => {
                 self.add(
@@ -303,15 +325,26 @@ impl Tries<'_> {
 
     fn find(&self, rules: &Ruleset, pod: &Pod, packet: &Packet, given: &[IpAddr], port: Option<u16>) -> Option<Captured> {
         captured(rules, pod, packet, given, port, &|address| {
-            // The neighbours of the pod could be reached by a first hop.
-            let near = |own: &Address| IpNet::new(own.address, own.prefix_len).is_ok_and(|net| net.contains(&address));
-            let is_near = !address.is_loopback() && self.addresses.iter().any(near);
-            (!is_near).then(|| device(&self.addresses, address))
+            (given.contains(&address) || !self.is_near(address)).then(|| device(&self.addresses, address))
         })
     }
 
+    /// Whether a host of that address would be the first hop itself.
+    fn is_near(&self, address: IpAddr) -> bool {
+        let of_link = |own: &Address| IpNet::new(own.address, own.prefix_len).is_ok_and(|net| net.contains(&address));
+        let link_local = match address {
+            IpAddr::V4(address) => address.is_link_local(),
+            IpAddr::V6(address) => address.is_unicast_link_local(),
+        };
+        !address.is_loopback() && (link_local || self.addresses.iter().any(of_link) || !is_nobodys(address) && probe::is_on_link(address))
+    }
+
     fn trouble(&mut self, family: Family, trouble: &Trouble) {
-        let end = if trouble.is_untried() { End::Unreachable } else { End::Failed };
+        let end = match trouble.why {
+            Why::NoRoute(_) => End::Unreachable,
+            Why::NotConfined(_) => End::Untried,
+            _ => End::Failed,
+        };
         self.tried.push(Tried { family, end, said: trouble.to_string(), remedy: trouble.hint() });
     }
 

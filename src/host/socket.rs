@@ -1,15 +1,16 @@
 //! Sockets for probes: connections that go no further than the first hop, and that are gone at once when they are
 //! closed, so that a port is free again for whom it is meant.
 
-use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, SocketAddrV6, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::time::Duration;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::libc::{self, c_int};
 use nix::sys::socket::sockopt::{Ip6tOriginalDst, OriginalDst, ReceiveTimeout, SendTimeout};
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, connect, getsockopt, listen, setsockopt, socket,
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, UnixAddr, bind, connect, getsockopt, listen, setsockopt, socket,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 
@@ -111,9 +112,12 @@ pub(super) fn udp(is_ipv4: bool) -> Result<OwnedFd, Errno> {
 }
 
 /// A UDP socket that talks with `to` alone and hears of errors on the way. Nothing is sent: without a route it fails.
-#[doc(alias("IP_RECVERR", "IPV6_RECVERR"))]
 pub(super) fn connected_udp(to: SocketAddr) -> Result<UdpSocket, Errno> {
-    let fd = udp(to.is_ipv4())?;
+    connected(udp(to.is_ipv4())?, to)
+}
+
+#[doc(alias("IP_RECVERR", "IPV6_RECVERR"))]
+fn connected(fd: OwnedFd, to: SocketAddr) -> Result<UdpSocket, Errno> {
     let (level, name) = match to {
         SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_RECVERR),
         SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_RECVERR),
@@ -121,6 +125,54 @@ pub(super) fn connected_udp(to: SocketAddr) -> Result<UdpSocket, Errno> {
     set(&fd, level, name, &[1])?;
     connect(fd.as_raw_fd(), &SockaddrStorage::from(to))?;
     Ok(UdpSocket::from(fd))
+}
+
+/// The same, so that no other host's program gets what is sent. With IPv4 it goes from 127.0.0.1 by `lo` and is lost there
+/// unless a rule redirects it. IPv6 knows no such way; it has no checksum there, so that every host discards it but for a socket that
+/// [takes it](take_unchecked).
+#[doc(alias("SO_BINDTODEVICE", "UDP_NO_CHECK6_TX"))]
+pub(super) fn confined_udp(to: SocketAddr) -> Result<UdpSocket, Errno> {
+    let fd = udp(to.is_ipv4())?;
+    match to {
+        SocketAddr::V4(_) => {
+            set(&fd, libc::SOL_SOCKET, libc::SO_BINDTODEVICE, &[c_int::from_ne_bytes(*b"lo\0\0")])?;
+            bind(fd.as_raw_fd(), &SockaddrStorage::from(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))))?;
+        }
+        SocketAddr::V6(_) => set(&fd, libc::SOL_UDP, NO_CHECK6_TX, &[1])?,
+    }
+    connected(fd, to)
+}
+
+/// The options of UDP over IPv6 to send, and to take, what has no checksum.
+const NO_CHECK6_TX: c_int = 101;
+const NO_CHECK6_RX: c_int = 102;
+
+/// Lets an IPv6 socket take what has no checksum.
+#[doc(alias = "UDP_NO_CHECK6_RX")]
+pub(super) fn take_unchecked(fd: &impl AsFd) -> Result<(), Errno> {
+    set(fd, libc::SOL_UDP, NO_CHECK6_RX, &[1])
+}
+
+/// Whether what is sent to an IPv4 address goes there without a gateway. Nothing is sent.
+#[doc(alias = "SO_DONTROUTE")]
+pub(super) fn is_on_link(to: SocketAddr) -> bool {
+    let direct = || {
+        let fd = udp(to.is_ipv4())?;
+        set(&fd, libc::SOL_SOCKET, libc::SO_DONTROUTE, &[1])?;
+        connected(fd, to)
+    };
+    to.is_ipv4() && direct().is_ok()
+}
+
+/// Waits up to `timeout` for whoever else in the network namespace has taken `name`; it is given back on drop.
+pub(super) fn take_turn(name: &[u8], timeout: Duration) -> Option<OwnedFd> {
+    let fd = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None).ok()?;
+    let address = UnixAddr::new_abstract(name).ok()?;
+    let deadline = Instant::now() + timeout;
+    while bind(fd.as_raw_fd(), &address) == Err(Errno::EADDRINUSE) && Instant::now() < deadline {
+        sleep(Duration::from_millis(5));
+    }
+    Some(fd)
 }
 
 /// Where the connection was going before the packet filter changed its destination.
@@ -148,8 +200,6 @@ pub(super) fn device_name(index: u32) -> Result<String, Errno> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
-
     use super::*;
     use crate::host::connections::connections;
     use crate::host::testing::in_new_namespace;

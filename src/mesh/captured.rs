@@ -16,6 +16,11 @@ const NOBODYS: [IpAddr; 5] = [
     IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0xffff, 0, 0, 0, 1)),
 ];
 
+/// Whether nobody has that address.
+pub fn is_nobodys(address: IpAddr) -> bool {
+    NOBODYS.contains(&address)
+}
+
 /// Ports that are captured unless a plan names ports.
 const PORTS: [u16; 3] = [15002, 20001, 1404];
 

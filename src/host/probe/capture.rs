@@ -23,6 +23,8 @@ pub struct Capture {
     pub port: u16,
     /// Whether the kernel may be asked what the destination was.
     pub ask_original: bool,
+    /// Whether somebody may have the address: no other host's program may hear of the connection then.
+    pub confined: bool,
     /// How long it may take.
     pub timeout: Duration,
 }
@@ -73,9 +75,9 @@ impl Capture {
             (Err(Errno::EADDRINUSE), None) => return Err(Why::Taken),
             (Err(errno), None) => return Err(Why::Listen(errno)),
         };
-        let handshake = if listener.is_some() { Handshake::Full } else { Handshake::First };
-        let client = self.dial(handshake, self.timeout)?;
-        let own = client.local_addr().map_err(|_| Why::Lost)?;
+        let mut handshake = if listener.is_some() && !self.confined { Handshake::Full } else { Handshake::First };
+        let mut client = self.dial(handshake, self.timeout)?;
+        let mut own = client.local_addr().map_err(|_| Why::Lost)?;
         loop {
             if let Some(stream) = listener.as_ref().and_then(|listener| accept_from(listener, own)) {
                 return self.original(&stream);
@@ -84,11 +86,18 @@ impl Capture {
             match arrived.first().map(|one| one.local.port()) {
                 Some(port) if port != self.port => return Err(Why::Astray(port)),
                 Some(_) if listener.is_none() => return Ok(Arrival::At { uid: hears.map_or(0, |one| one.uid) }),
+                // A whole one will arrive here too.
+                Some(_) if handshake == Handshake::First => {
+                    handshake = Handshake::Full;
+                    client = self.dial(handshake, self.timeout)?;
+                    own = client.local_addr().map_err(|_| Why::Lost)?;
+                }
                 _ => {}
             }
             if Instant::now() >= deadline {
                 // Nobody hears of a whole connection either then, and it tells what becomes of it.
-                return Err(if listener.is_none() { self.dial(Handshake::Full, REASON).err().unwrap_or(Why::Lost) } else { Why::Lost });
+                let is_deaf = handshake == Handshake::First && !self.confined;
+                return Err(if is_deaf { self.dial(Handshake::Full, REASON).err().unwrap_or(Why::Lost) } else { Why::Lost });
             }
             sleep(LOOK);
         }

@@ -24,6 +24,8 @@ pub struct Resolver {
     pub server: SocketAddr,
     /// The port of the proxy's resolver, where the query has to arrive.
     pub port: u16,
+    /// Whether somebody may have the server's address: no other host's program may get the query then.
+    pub confined: bool,
     /// How long it may take.
     pub timeout: Duration,
 }
@@ -78,10 +80,15 @@ impl Resolver {
 
     /// Does so; `own` is a socket that may answer.
     fn converse(&self, at: SocketAddr, own: Option<OwnedFd>) -> Result<Answer, Why> {
-        let client = socket::connected_udp(self.server).map_err(Why::NoRoute)?;
+        let mut client = socket::connected_udp(self.server).map_err(Why::NoRoute)?;
+        if self.confined {
+            client = socket::confined_udp(self.server).map_err(Why::NotConfined)?;
+        }
         let may_answer = own.is_some();
         let listener = match bound(own, at) {
             Ok(listener) => Some(listener),
+            // Its holder would not get what has no checksum.
+            Err(errno @ Errno::EADDRINUSE) if self.confined && at.is_ipv6() => return Err(Why::NotConfined(errno)),
             Err(Errno::EADDRINUSE) => None,
             Err(errno) => return Err(Why::Listen(errno)),
         };
@@ -149,6 +156,9 @@ fn is_timeout(error: &io::Error) -> bool {
 /// `own`, or else a new socket, at `address`.
 fn bound(own: Option<OwnedFd>, address: SocketAddr) -> Result<UdpSocket, Errno> {
     let fd = own.map_or_else(|| socket::udp(address.is_ipv4()), Ok)?;
+    if address.is_ipv6() {
+        socket::take_unchecked(&fd)?;
+    }
     bind(fd.as_raw_fd(), &SockaddrStorage::from(address))?;
     Ok(UdpSocket::from(fd))
 }

@@ -24,6 +24,8 @@ pub struct Trouble {
 pub enum Why {
     /// The pod cannot send there.
     NoRoute(Errno),
+    /// Some host could get it if the rules were wrong.
+    NotConfined(Errno),
     /// The proxy's port is bound, and nobody listens on it.
     Taken,
     /// The proxy's port cannot be listened on.
@@ -56,6 +58,7 @@ impl fmt::Display for Trouble {
         let Trouble { to, at, timeout, why } = self;
         match why {
             Why::NoRoute(errno) => write!(f, "there is no route to {to} ({errno})"),
+            Why::NotConfined(errno) => write!(f, "should the rules fail, a query to {to} could reach a real resolver ({errno})"),
             Why::Taken => write!(f, "{at} is taken by a program that does not listen there"),
             Why::Listen(errno) => write!(f, "cannot listen on {at}: {errno}"),
             Why::NotOnLoopback { on, uid } => {
@@ -82,17 +85,14 @@ impl fmt::Display for Trouble {
 impl std::error::Error for Trouble {}
 
 impl Trouble {
-    /// Whether nothing was tried, so that nothing is known of the rules.
-    pub fn is_untried(&self) -> bool {
-        matches!(self.why, Why::NoRoute(_))
-    }
-
     /// What to do about it, or what it means: a sentence without full stop, to be put after the message.
     pub fn hint(&self) -> &'static str {
         match self.why {
             Why::NoRoute(_) => {
                 "give the pod a default route, or name a destination with --connect-addr that it can reach and that is captured"
             }
+            Why::NotConfined(Errno::EADDRINUSE) => "it can be tried while the proxy does not run",
+            Why::NotConfined(_) => "before Linux 5.7 it takes NET_RAW to send it by lo",
             Why::Listen(Errno::EACCES) => "ports below 1024 need NET_BIND_SERVICE",
             Why::Taken | Why::Listen(_) => "no proxy could listen there either: find out what holds the port",
             Why::NotOnLoopback { .. } => "let it listen on loopback too, or on all addresses",

@@ -354,7 +354,7 @@ fn what_only_foreign_rules_mention_is_asked_about() {
 fn what_would_take_too_long_is_not_known() {
     require_root!();
     let pod = pod();
-    let excluded: Vec<String> = (0..2000).map(|number| format!("10.{}.{}.0/24", number / 256, number % 256)).collect();
+    let excluded: Vec<String> = (0..4000).map(|number| format!("10.{}.{}.0/24", number / 256, number % 256)).collect();
     let excluded = ["-x", &excluded.join(",")];
     run(&pod, "apply", "legacy", &excluded).expect(0);
     lines(&pod, &["nft add table ip mine", "nft add chain ip mine c { type filter hook input priority 5; }"]);
@@ -362,14 +362,47 @@ fn what_would_take_too_long_is_not_known() {
         .map(|length| format!("nft add rule ip mine c tcp flags syn meta length {length} limit rate over 10/second drop"))
         .collect();
     lines(&pod, &rules.iter().map(String::as_str).collect::<Vec<_>>());
-    for verb in ["verify", "apply"] {
-        let outcome = run(&pod, verb, "legacy", &excluded).expect(0);
-        let warnings = outcome.warnings();
-        let named = "IPv4 one of 100 foreign rules, the first of them rule 1 of ip mine c (nftables), ";
-        assert!(warnings.iter().any(|warning| warning.contains(named) && warning.contains(" may take ")), "{outcome}");
+    let verify = run(&pod, "verify", "legacy", &excluded).expect(0);
+    let warnings = verify.warnings();
+    let named = "IPv4 one of 100 foreign rules, the first of them rule 1 of ip mine c (nftables), ";
+    assert!(warnings.iter().any(|warning| warning.contains(named) && warning.contains(" may take ")), "{warnings:?}");
+    let given_up = "whether more IPv4 packets are taken away from the mesh is not known";
+    assert!(warnings.iter().any(|warning| warning.contains(given_up)), "{warnings:?}");
+}
+
+/// Where another redirect sends packets need not be known: it is not where the mesh wants them.
+#[test]
+fn a_redirect_that_is_not_understood_takes_packets_away() {
+    require_root!();
+    let table = ["nft add table ip mine", "nft add chain ip mine c { type nat hook output priority -150; }"];
+    let nft = |rule: &'static str| [&table[..], &[rule]].concat();
+    for (rules, named) in [
+        (vec!["iptables-legacy -t nat -I OUTPUT -p tcp -j DNAT --to-destination 127.0.0.1:25001"], "IPv4 rule 1 of nat OUTPUT (legacy), "),
+        (vec!["iptables-legacy -t nat -I OUTPUT -p tcp -j REDIRECT"], "IPv4 rule 1 of nat OUTPUT (legacy), "),
+        (nft("nft add rule ip mine c tcp dport 443 dnat to 127.0.0.1:25001"), "IPv4 rule 1 of ip mine c (nftables), "),
+        (nft("nft add rule ip mine c meta l4proto tcp redirect"), "IPv4 rule 1 of ip mine c (nftables), "),
+    ] {
+        let pod = pod();
+        run(&pod, "apply", "legacy", &[]).expect(0);
+        lines(&pod, &rules);
+        let verify = run(&pod, "verify", "legacy", &[]).expect(3);
+        let line = verify.stdout.lines().find(|line| line.contains(named)).unwrap_or_default();
+        assert!(line.contains(" takes packets away from the mesh: ") && line.len() < 320, "{verify}");
+        let apply = run(&pod, "apply", "legacy", &[]).expect(0);
+        assert!(apply.warnings().iter().any(|warning| warning.contains(named) && warning.contains(" takes ")), "{apply}");
+    }
+    // Whether it is asked at all is another thing.
+    let limit = "iptables-legacy -t nat -I OUTPUT -p tcp -m limit --limit 1/s -j DNAT --to-destination 127.0.0.1:25001";
+    let set =
+        [&table[..], &["nft add set ip mine s { type inet_service; }", "nft add rule ip mine c tcp dport @s redirect to :25001"]].concat();
+    for rules in [vec![limit], set] {
+        let pod = pod();
+        run(&pod, "apply", "legacy", &[]).expect(0);
+        lines(&pod, &rules);
+        let verify = run(&pod, "verify", "legacy", &[]).expect(0);
         assert!(
-            warnings.iter().any(|warning| warning.contains("whether more IPv4 packets are taken away from the mesh is not known")),
-            "{outcome}"
+            verify.warnings().iter().any(|warning| warning.contains(" may take packets away") && !warning.contains("000000000")),
+            "{verify}"
         );
     }
 }

@@ -62,16 +62,19 @@ pub(super) fn takings(plan: &Ruleset, routing: &Routing, live: &Live, pod: &Pod)
         if found.outcome == wanted {
             continue;
         }
-        let is_certain = !matches!(found.outcome, Outcome::DependsOn(_));
+        let is_certain = found.is_elsewhere || !matches!(found.outcome, Outcome::DependsOn(_));
         let is_known = |(taking, _): &&(Taking, Option<&Rule>)| taking.is_certain >= is_certain;
         let known: Vec<&Rule> = takings.iter().filter(is_known).filter_map(|(_, rule)| *rule).collect();
         let is_explained = !known.is_empty() && search.is_wanted_without(&known, false);
-        let consequence = match is_certain {
-            true => format!("takes packets away from the mesh: \"{packet}\" is {} instead of {wanted}", found.outcome),
-            false => format!("may take packets away from the mesh: whether \"{packet}\" is {wanted} {}", found.outcome),
+        let consequence = if found.is_elsewhere {
+            format!("takes packets away from the mesh: \"{packet}\" is sent elsewhere instead of {wanted}")
+        } else if is_certain {
+            format!("takes packets away from the mesh: \"{packet}\" is {} instead of {wanted}", found.outcome)
+        } else {
+            format!("may take packets away from the mesh: whether \"{packet}\" is {wanted} {}", found.outcome)
         };
         for (place, rule) in if is_explained { Vec::new() } else { search.culprits() } {
-            let text = format!("{} {place} {consequence}", plan.family);
+            let text = shortened(&format!("{} {place} {consequence}", plan.family));
             let taking = (Taking { place, text, is_certain }, rule);
             match takings.iter_mut().find(|(known, _)| known.place == taking.0.place) {
                 Some((known, _)) if known.is_certain >= is_certain => {}
@@ -172,4 +175,19 @@ fn several<'a>(met: &[Visit<'a>]) -> Vec<(String, Option<&'a Rule>)> {
 
 fn is_among(rules: &[&Rule], rule: &Rule) -> bool {
     rules.iter().any(|known| std::ptr::eq(*known, rule))
+}
+
+/// The text with little more than the beginning of what has no words in it, which is given in hexadecimal digits.
+fn shortened(text: &str) -> String {
+    let mut short = String::new();
+    let mut digits = 0;
+    for c in text.chars() {
+        digits = if c.is_ascii_hexdigit() { digits + 1 } else { 0 };
+        match digits {
+            0..=8 => short.push(c),
+            9 => short.push('…'),
+            _ => {}
+        }
+    }
+    short
 }

@@ -99,7 +99,7 @@ pub(super) fn answer(asked: &Asked<'_>) -> Result<String, Failure> {
 }
 
 fn view(asked: &Asked<'_>, question: Option<String>, packet: &Packet) -> Object {
-    let (family, Walk { steps, outcome }) = asked.walk(packet);
+    let (family, Walk { steps, outcome, .. }) = asked.walk(packet);
     let mut answer = Object::default();
     let is_given = question.is_none();
     if let Some(question) = question {

@@ -153,6 +153,8 @@ pub struct Walk<'a> {
     pub steps: Vec<Step<'a>>,
     /// What becomes of it.
     pub outcome: Outcome,
+    /// Whether a translation that is not understood certainly sends it somewhere.
+    pub is_elsewhere: bool,
 }
 
 impl<'a> Walk<'a> {
@@ -164,6 +166,9 @@ impl<'a> Walk<'a> {
         })
     }
 }
+
+/// The targets of xtables and the statements of nf_tables that translate destinations.
+const TRANSLATIONS: [&str; 5] = ["DNAT", "REDIRECT", "NETMAP", "nat", "redir"];
 
 /// So many ways are tried where rules cannot be evaluated.
 const WAYS: usize = 64;
@@ -191,7 +196,7 @@ pub fn walk_without<'a>(layers: &'a Layers<'a>, packet: &Packet, pod: &Pod, omis
     let mut first: Option<Walk<'a>> = None;
     let mut ways = vec![Vec::new()];
     let mut reasons: Vec<String> = Vec::new();
-    let (mut tried, mut differ) = (0, false);
+    let (mut tried, mut differ, mut is_elsewhere) = (0, false, true);
     while let Some(choices) = ways.pop() {
         let given = choices.len();
         let mut run = Run::new(layers, packet, pod, choices, omission);
@@ -206,18 +211,20 @@ pub fn walk_without<'a>(layers: &'a Layers<'a>, packet: &Packet, pod: &Pod, omis
                 reasons.push(reason);
             }
         }
+        is_elsewhere &= run.is_elsewhere;
         tried += 1;
         match &first {
-            None => first = Some(Walk { steps: run.steps, outcome }),
+            None => first = Some(Walk { steps: run.steps, outcome, is_elsewhere: false }),
             Some(first) => differ |= first.outcome != outcome,
         }
         if (tried == WAYS || omission.budget.get() == 0) && !ways.is_empty() {
-            differ = true;
+            (differ, is_elsewhere) = (true, false);
             break;
         }
     }
     // At least one way was tried.
-    let mut walk = first.unwrap_or(Walk { steps: Vec::new(), outcome: Outcome::Delivered });
+    let mut walk = first.unwrap_or(Walk { steps: Vec::new(), outcome: Outcome::Delivered, is_elsewhere });
+    walk.is_elsewhere = is_elsewhere;
     if differ || matches!(walk.outcome, Outcome::DependsOn(_)) {
         walk.outcome = Outcome::DependsOn(reasons);
     }
@@ -247,6 +254,8 @@ struct Run<'a, 'p> {
     rotation: usize,
     /// Whether the route that the kernel has found leads to lo.
     to_loopback: bool,
+    /// Whether a translation that is not understood was met.
+    is_elsewhere: bool,
     /// Whether it has been decided if the connection's destination is translated, and its source.
     is_decided: [bool; 2],
     redirected: Option<Outcome>,
@@ -267,6 +276,7 @@ impl<'a, 'p> Run<'a, 'p> {
             steps: Vec::new(),
             rotation: 0,
             to_loopback: false,
+            is_elsewhere: false,
             is_decided: [false; 2],
             redirected: None,
             tproxied: None,
@@ -468,6 +478,7 @@ impl<'a, 'p> Run<'a, 'p> {
                     Effect::Untracks if self.facts.is_tracked => {}
                     Effect::Untracks => self.facts.state = StateSet::UNTRACKED,
                     Effect::Unknown => {
+                        self.is_elsewhere = layer.is_nat && side == 0 && TRANSLATIONS.contains(&opaque.name.as_str());
                         self.reasons.push(format!("what {} does, which mesh-init does not know", layer.text(rule)));
                         return Err(End::Unknown);
                     }

@@ -151,6 +151,11 @@ fn leftovers(before: &Snapshot, after: &Snapshot) -> Vec<String> {
     left
 }
 
+/// Whether that line of `verify` says nothing of the mesh's own rules. Some of the foreign rules take packets away, and are named.
+fn is_no_drift(line: &str) -> bool {
+    (line.starts_with("foreign: ") && line.contains(" FOREIGN_")) || line.contains(" from the plan of ") || line.starts_with("in place: ")
+}
+
 fn installing() -> Vec<Vector> {
     all_vectors().into_iter().filter(|vector| vector.suits_verbs() && vector.file != "recorded.json").collect()
 }
@@ -167,7 +172,7 @@ fn foreign_rules_and_counters_survive_apply_and_remove() {
         }
         let mut problems = harm("after apply", &before, &snapshot(&pod));
         let verified = vector.verb(&pod, "verify");
-        if verified.code != 0 {
+        if !matches!(verified.code, 0 | 3) || !verified.stdout.lines().all(is_no_drift) {
             problems.push(format!("foreign rules are no drift: {verified}"));
         }
         let removed = pod.mesh_init(&["remove", vector.mesh]).run();

@@ -356,7 +356,8 @@ fn foreign_rules_that_no_longer_exempt_are_told() {
             "iptables-nft" => pod.iptables_nft_restore(Family::V4, &text),
             _ => pod.legacy_restore(Family::V4, &text),
         }
-        run(&pod, "verify", &ISTIO).expect(0);
+        let verified = run(&pod, "verify", &ISTIO).expect(3);
+        assert!(verified.stdout.lines().count() == 2 && verified.stdout.contains("--dport 5 -j ACCEPT, takes packets away"), "{verified}");
         let apply = || pod.mesh_init(&[&["apply"], &ISTIO[..]].concat()).backend(backend).run().expect(0);
         let outcome = apply();
         assert!(outcome.warnings().len() == 1 && outcome.warnings()[0].contains("foreign rules of IPv4 nat OUTPUT"), "{outcome}");

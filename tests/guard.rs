@@ -406,3 +406,79 @@ fn a_redirect_that_is_not_understood_takes_packets_away() {
         );
     }
 }
+
+/// The mesh in nf_tables, and a foreign table with these chains of it; and what `verify` says then.
+fn beside(chains: &str) -> (Namespace, Outcome) {
+    let pod = pod();
+    run(&pod, "apply", "nftables", &[]).expect(0);
+    for line in ["add table ip f"].into_iter().chain(chains.split(" | ")) {
+        pod.nft(&format!("'{line}'"));
+    }
+    let outcome = run(&pod, "verify", "nftables", &[]);
+    (pod, outcome)
+}
+
+#[test]
+fn what_is_left_behind_all_exemptions_is_asked_about() {
+    require_root!();
+    for chains in [
+        "add chain ip f c { type nat hook output priority -150; } | add rule ip f c meta skuid 1000 accept | \
+         add rule ip f c meta skuid 1337 accept | add rule ip f c meta l4proto tcp redirect to :1",
+        "add chain ip f c { type nat hook prerouting priority -150; } | add rule ip f c tcp dport 8080 accept | \
+         add rule ip f c meta l4proto tcp redirect to :1",
+        "add chain ip f c { type filter hook output priority -150; policy drop; } | add rule ip f c meta skuid 1000 accept | \
+         add rule ip f c meta skuid 1337 accept | \
+         add rule ip f c oifname lo accept | add rule ip f c tcp dport 15001 accept",
+    ] {
+        let (_pod, verified) = beside(chains);
+        assert!(verified.code == 3 && verified.stdout.contains("takes packets away from the mesh"), "{chains}: {verified}");
+    }
+}
+
+#[test]
+fn what_rewrites_packets_is_never_passed_over() {
+    require_root!();
+    for (chains, packet) in [
+        ("add chain ip f c { type filter hook output priority -150; } | add rule ip f c tcp dport 443 ip daddr set 127.0.0.1", "443"),
+        ("add chain ip f c { type route hook output priority -150; } | add rule ip f c meta mark set 0x10 meta mark 0x10 drop", "443"),
+        ("add chain ip f c { type filter hook output priority -300; } | add rule ip f c tcp dport 9443 tcp dport set 443", "9443"),
+    ] {
+        let (pod, verified) = beside(chains);
+        assert!(!verified.warnings().is_empty(), "{chains}: {verified}");
+        let packet = format!("out tcp 9.9.9.9:{packet} uid 1000");
+        pod.mesh_init(&["explain", "live", "--packet", &packet]).run().expect(0).stdout.contains("depends on").then_some(()).unwrap();
+    }
+}
+
+#[test]
+fn many_foreign_rules_hide_none_without_a_word() {
+    require_root!();
+    let pod = pod();
+    run(&pod, "apply", "legacy", &[]).expect(0);
+    let rules = |from: u16| -> String {
+        (from..from + 300).map(|port| format!("-A OUTPUT -p tcp --dport {port} -d 10.0.0.1 -j ACCEPT\n")).collect()
+    };
+    let text = format!("*raw\n{}-A OUTPUT -p tcp --dport 9999 -j DROP\n{}COMMIT\n", rules(1000), rules(2000));
+    pod.legacy_restore(common::Family::V4, &text);
+    let verified = run(&pod, "verify", "legacy", &[]);
+    assert!(verified.code == 3 || verified.warnings().iter().any(|warning| warning.contains("is not known")), "{verified}");
+}
+
+/// One packet may meet more rules than anybody can wait for.
+#[test]
+fn a_walk_ends_where_the_patience_ends() {
+    require_root!();
+    let mut chains = String::new();
+    for level in (0..14).rev() {
+        chains += &format!("add chain ip f n{level} | ");
+        for _ in 0..3 {
+            for wanted in ["tcp dport 443".to_owned(), format!("ip daddr != 3.3.3.{level}")] {
+                let verdict = if level == 13 { "counter".to_owned() } else { format!("jump n{}", level + 1) };
+                chains += &format!("add rule ip f n{level} {wanted} {verdict} | ");
+            }
+        }
+    }
+    chains += "add chain ip f c { type filter hook output priority -150; } | add rule ip f c jump n0";
+    let (_pod, verified) = beside(&chains);
+    assert!(verified.warnings().iter().any(|warning| warning.contains("is not known")), "{verified}");
+}

@@ -9,7 +9,9 @@ use std::cell::{Cell, RefCell};
 
 use super::backend::{Form, Held};
 use super::look::Live;
-use crate::ruleset::walk::{Layers, Omission, Outcome, Packet, Pod, Step, Visit, Walk, aimed, questions, walk, walk_without};
+use crate::ruleset::walk::{
+    AIMED, Layers, Omission, Outcome, Packet, Pod, Step, Visit, Walk, aimed, questions, unnamed, walk, walk_without,
+};
 use crate::ruleset::{Mesh, Ownership, Policy, Routing, Rule, Ruleset, Target};
 
 /// What takes packets away, or may do so.
@@ -49,7 +51,10 @@ pub(super) fn takings(plan: &Ruleset, routing: &Routing, live: &Live, pod: &Pod)
     let usual = questions(&planned, plan.family, &wanted_pod);
     let mut packets: Vec<Packet> = usual.into_iter().map(|question| question.packet).collect();
     let device = packets.first().and_then(|packet| packet.device.clone());
-    packets.extend(aimed(&there, plan.family, device.as_ref(), &is_foreign));
+    packets.extend(unnamed(&there, plan.family, device.as_ref()));
+    let for_rules = aimed(&there, plan.family, device.as_ref(), &is_foreign);
+    let are_all = for_rules.len() < AIMED;
+    packets.extend(for_rules);
     // From outside nothing comes that is from the pod itself.
     packets.retain(|packet| packet.source.is_none_or(|source| !pod.owns(source)));
     for packet in packets {
@@ -83,11 +88,13 @@ pub(super) fn takings(plan: &Ruleset, routing: &Routing, live: &Live, pod: &Pod)
             }
         }
         if budget.get() == 0 {
-            let text =
-                format!("whether more {} packets are taken away from the mesh is not known: there are too many rules to tell", plan.family);
-            takings.push((Taking { place: String::new(), text, is_certain: false }, None));
             break;
         }
+    }
+    if budget.get() == 0 || !are_all {
+        let text =
+            format!("whether more {} packets are taken away from the mesh is not known: there are too many rules to tell", plan.family);
+        takings.push((Taking { place: String::new(), text, is_certain: false }, None));
     }
     takings.into_iter().map(|(taking, _)| taking).collect()
 }

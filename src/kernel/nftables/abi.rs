@@ -248,12 +248,16 @@ pub(super) mod range {
     pub(crate) const TO: u16 = 4;
 }
 
+/// `NFTA_EXTHDR_SREG`
+pub(super) const EXTHDR_SREG: u16 = 7;
+
 /// `NFTA_PAYLOAD_*`
 pub(super) mod payload {
     pub(crate) const DREG: u16 = 1;
     pub(crate) const BASE: u16 = 2;
     pub(crate) const OFFSET: u16 = 3;
     pub(crate) const LEN: u16 = 4;
+    pub(crate) const SREG: u16 = 5;
     /// `NFT_PAYLOAD_NETWORK_HEADER`
     pub(crate) const NETWORK: u32 = 1;
     /// `NFT_PAYLOAD_TRANSPORT_HEADER`

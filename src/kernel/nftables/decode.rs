@@ -9,7 +9,7 @@ mod register;
 use self::expression::{Expression, xtables};
 use self::register::{Loaded, What, address_range, closed, host, interface, mark_set, net, port_condition, prefix_mask, range_of, states};
 use super::abi::{
-    self, bitwise, byteorder, cmp, counter, ct, immediate, lookup, meta, payload, range, redir, tproxy,
+    self, EXTHDR_SREG, bitwise, byteorder, cmp, counter, ct, immediate, lookup, meta, payload, range, redir, tproxy,
     {CT_DIRECTION, CT_DREG, CT_KEY, CT_SREG}, {META_DREG, META_KEY, META_SREG},
 };
 use super::encode::address_field;
@@ -61,14 +61,23 @@ pub(super) fn rule<'s>(
         set,
         chain,
     };
+    // How much is tested before the first thing is done.
+    let mut first_tests = 0;
     for element in Attributes::new(source.expressions) {
         let expression = Expression::parse(element?)?;
         let (acted, tested) = (!reading.actions.is_empty(), reading.tested());
+        if !acted {
+            first_tests = reading.matches.len();
+        }
         // An expression with a part that is missing or of another length is one that is not known.
         if !matches!(reading.follow(&expression), Ok(Some(()))) {
             reading.unknown(&expression);
         }
         reading.late_match |= acted && reading.tested() != tested;
+    }
+    if reading.late_match {
+        // The others do not keep what comes before them from being done.
+        reading.matches.truncate(first_tests);
     }
     let target = reading.target(source.expressions);
     let family = reading.family.filter(|_| reading.inet);
@@ -471,7 +480,13 @@ impl Reading<'_, '_> {
             "nat" | "masq" | "redir" | "tproxy" | "reject" | "queue" | "notrack" | "dup" | "fwd" | "dynset" | "objref" | "target"
         );
         let sets = |kind| matches!(expression.has(kind), Ok(true));
-        let writes = (expression.name == "meta" && sets(META_SREG)) || (expression.name == "ct" && sets(CT_SREG));
+        let writes = match expression.name {
+            "meta" => sets(META_SREG),
+            "ct" => sets(CT_SREG),
+            "payload" => sets(payload::SREG),
+            "exthdr" => sets(EXTHDR_SREG),
+            _ => false,
+        };
         let maps = expression.name == "lookup" && matches!(expression.number(lookup::DREG), Ok(Some(abi::REGISTER_VERDICT)));
         let jumps = expression.name == "immediate" && matches!(expression.number(immediate::DREG), Ok(Some(abi::REGISTER_VERDICT)));
         if statement || writes || maps || jumps {

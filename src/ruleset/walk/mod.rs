@@ -22,7 +22,7 @@ mod questions;
 
 pub use self::layer::{Layer, Layers};
 pub use self::packet::{APPLICATION, Packet, Pod, Way, loopback};
-pub use self::questions::{Question, aimed, elsewhere, questions};
+pub use self::questions::{AIMED, Question, aimed, elsewhere, questions, unnamed};
 
 use std::cell::Cell;
 use std::fmt;
@@ -492,7 +492,11 @@ impl<'a, 'p> Run<'a, 'p> {
     /// Whether the packet is what the rule asks for.
     fn meets(&mut self, mut visit: Visit<'a>) -> Result<bool, End> {
         let budget = self.omission.budget;
-        budget.set(budget.get().saturating_sub(1));
+        let Some(left) = budget.get().checked_sub(1) else {
+            self.reasons.push("more rules than are walked through".to_owned());
+            return Err(End::Unknown);
+        };
+        budget.set(left);
         let is_xtables = visit.layer.is_xtables();
         let mut unknown = None;
         for wanted in &visit.rule.matches {

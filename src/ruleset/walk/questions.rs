@@ -188,11 +188,40 @@ pub fn questions(layers: &Layers<'_>, family: Family, pod: &Pod) -> Vec<Question
     questions
 }
 
+/// Packets that no rule names: of a user and to a port that no rule asks for, far away. They meet what is left after all
+/// exemptions.
+pub fn unnamed(layers: &Layers<'_>, family: Family, device: Option<&String>) -> Vec<Packet> {
+    let rules: Vec<_> = Hook::ALL.into_iter().flat_map(|hook| layers.at(hook, 0)).flat_map(|layer| layer.all_rules()).collect();
+    let is_named = |number: u32| {
+        let port = u16::try_from(number).unwrap_or_default();
+        let names = |condition: &Condition| match condition {
+            Condition::Uid(ids) | Condition::Gid(ids) => (ids.first..=ids.last).contains(&number),
+            Condition::DestinationPort(range) => (range.first..=range.last).contains(&port),
+            Condition::DestinationPorts(list) => list.iter().any(|range| (range.first..=range.last).contains(&port)),
+            _ => false,
+        };
+        rules.iter().any(|(_, rule)| rule.matches.iter().any(|wanted| !wanted.negated && names(&wanted.condition)))
+    };
+    // One number serves as a port and as a user.
+    let Some(number) = (20_000..u32::from(u16::MAX)).step_by(7).find(|number| !is_named(*number)) else { return Vec::new() };
+    let (address, port) = (far_away(family), u16::try_from(number).unwrap_or(USUAL));
+    let out = Packet::out(Protocol::TCP, address, port).by(number, number);
+    [out, Packet::incoming(Protocol::TCP, address, port)].map(|packet| Packet { device: device.cloned(), ..packet }).into()
+}
+
+/// Another address that is nobody's, seldom written into an example.
+fn far_away(family: Family) -> IpAddr {
+    match family {
+        Family::V4 => Ipv4Addr::new(198, 51, 100, 201).into(),
+        Family::V6 => Ipv6Addr::new(0x2001, 0xdb8, 0x7a7a, 0, 0, 0, 0, 0xc9).into(),
+    }
+}
+
 /// So many packets are made for rules at most.
-const AIMED: usize = 64;
+pub const AIMED: usize = 256;
 
 /// Packets that the rules that `is_wanted` names match, as far as one can make them: with the first and with the last of
-/// what these rules, and those that lead to them, ask for. What comes in or goes out by is `device`.
+/// what these rules, and those that lead to them, ask for; [`AIMED`] at most. What comes in or goes out by is `device`.
 pub fn aimed<'a>(layers: &'a Layers<'a>, family: Family, device: Option<&String>, is_wanted: &dyn Fn(&Visit<'a>) -> bool) -> Vec<Packet> {
     let far = elsewhere(family);
     let mut packets = Vec::new();

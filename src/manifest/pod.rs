@@ -61,8 +61,17 @@ fn work(
         .collect();
     if inits.is_empty() && !has_proxy(draft, pod, &all) {
         findings.marked = mark(draft)?;
-        if let Some(kata) = settings.kata.as_ref().filter(|kata| findings.marked.is_none() && !is_sent(draft, pod, kata)) {
-            findings.warnings.push((pod.spec.clone(), format!("this pod has no mesh, so {kata} does not change it")));
+        if let Some(kata) = settings.kata.as_ref().filter(|kata| !is_sent(draft, pod, kata)) {
+            let text = if findings.marked.is_some() {
+                let field = kata.annotation().map_or("runtimeClassName".to_owned(), |(key, _)| format!("the annotation {key}"));
+                format!(
+                    "{kata} is not applied to this pod, which has yet to be injected, and neither the webhook nor the policy in image/ \
+                     sets a runtime class; inject it first, or set {field} by hand"
+                )
+            } else {
+                format!("this pod has no mesh, so {kata} does not change it")
+            };
+            findings.warnings.push((pod.spec.clone(), text));
         }
         return Ok(());
     }

@@ -202,6 +202,36 @@ fn files_that_begin_with_directives_are_kept_apart() {
 }
 
 #[test]
+fn json_stays_a_stream_and_gets_a_mark_before_yaml() {
+    let folder = Folder::new();
+    let file = |name: &str, text: &str| folder.file(name, text).display().to_string();
+    let (one, two) = (file("one.json", "\n{\"kind\": \"A\"}"), file("two.json", "{\"kind\": \"B\"}\n{\"kind\": \"C\"}\n"));
+    let (yaml, flow) = (file("plain.yaml", "kind: D\n"), file("flow.yaml", "{kind: E}\n"));
+    for (files, wanted) in [
+        (&[&one, &two][..], "\n{\"kind\": \"A\"}\n{\"kind\": \"B\"}\n{\"kind\": \"C\"}\n"),
+        (&[&one, &yaml], "---\n\n{\"kind\": \"A\"}\n---\nkind: D\n"),
+        (&[&flow, &one], "---\n{kind: E}\n---\n\n{\"kind\": \"A\"}"),
+        (&[&yaml, &one], "kind: D\n---\n\n{\"kind\": \"A\"}"),
+        (&[&flow], "{kind: E}\n"),
+    ] {
+        let out = mesh_patch(files, "").expect(0).stdout;
+        assert_eq!(out, wanted);
+        assert_eq!(mesh_patch::<&str>(&[], &out).expect(0).stdout, out);
+    }
+    // What was patched is read again, too.
+    let pod = |name: &str| {
+        let text = format!(
+            "{{\"apiVersion\": \"v1\", \"kind\": \"Pod\", \"metadata\": {{\"name\": \"{name}\"}}, \"spec\": {{\"initContainers\": [{{\"name\": \"istio-init\", \"args\": [\"istio-iptables\"]}}]}}}}\n"
+        );
+        file(name, &text)
+    };
+    let out = mesh_patch(&[&pod("a.json"), &pod("b.json")], "").expect(0).stdout;
+    assert!(out.matches("ghcr.io/").count() == 2 && !out.contains("---"), "{out}");
+    let again = mesh_patch::<&str>(&[], &out).expect(0);
+    assert_eq!((again.stdout, again.stderr.as_str()), (out, "mesh-patch: nothing to change\n"));
+}
+
+#[test]
 fn a_name_to_keep_that_nobody_has_gets_a_warning() {
     let said = |flags: &[&str]| mesh_patch(flags, POD).expect(0).stderr;
     let all = said(&["--keep-privileged", "nosuch", "--keep-privileged", "istio-init"]);

@@ -182,11 +182,38 @@ fn a_pod_without_a_mesh_stays_where_it_runs_and_that_is_said() {
         warnings(&plain(""), &["--runtime-class", "kata-qemu"]),
         ["stdin: document 1, line 5: Pod web: spec: this pod has no mesh, so --runtime-class kata-qemu does not change it"]
     );
-    // It runs there already, or a webhook has yet to inject it, which is said instead.
+    // It runs there already.
     let there = plain("") + "  runtimeClassName: kata-qemu\n";
     assert_eq!(warnings(&there, &["--runtime-class", "kata-qemu"]), [""; 0]);
     assert_eq!(warnings(&there, &["--untrusted", "cri-o"]).len(), 1);
     assert_eq!(warnings(&plain("  annotations: {io.kubernetes.cri-o.TrustedSandbox: \"false\"}\n"), &["--untrusted", "cri-o"]), [""; 0]);
-    let marked = warnings(&plain("  annotations: {linkerd.io/inject: enabled}\n"), &["--runtime-class", "kata-qemu"]);
-    assert!(marked.len() == 1 && marked[0].contains("webhook"), "{marked:?}");
+}
+
+#[test]
+fn a_pod_that_is_only_marked_is_told_that_kata_was_not_applied() {
+    let marked = |rest: &str, annotations: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata:\n  name: web\n  annotations: {{linkerd.io/inject: enabled{annotations}}}\nspec:\n  containers: [{{name: app}}]\n{rest}"
+        )
+    };
+    for (flag, value, by_hand) in [
+        ("--runtime-class", "kata-qemu", "runtimeClassName"),
+        ("--untrusted", "cri-o", "the annotation io.kubernetes.cri-o.TrustedSandbox"),
+        ("--untrusted", "containerd", "the annotation io.kubernetes.cri.untrusted-workload"),
+    ] {
+        let text = marked("", "");
+        assert_eq!(patched(&text, &[flag, value]), text);
+        let said = warnings(&text, &[flag, value]);
+        assert!(said.iter().any(|line| line.contains("the mesh's webhook injects this pod")), "{said:#?}");
+        let wanted = format!(
+            "stdin: document 1, line 6: Pod web: spec: {flag} {value} is not applied to this pod, which has yet to be injected, and neither \
+             the webhook nor the policy in image/ sets a runtime class; inject it first, or set {by_hand} by hand"
+        );
+        assert!(said.len() == 2 && said.contains(&wanted), "{said:#?}");
+    }
+    // It is there already, or nobody asked.
+    assert_eq!(warnings(&marked("  runtimeClassName: kata-qemu\n", ""), &["--runtime-class", "kata-qemu"]).len(), 1);
+    let there = marked("", ", io.kubernetes.cri-o.TrustedSandbox: \"false\"");
+    assert_eq!(warnings(&there, &["--untrusted", "cri-o"]).len(), 1);
+    assert_eq!(warnings(&marked("", ""), &[]).len(), 1);
 }

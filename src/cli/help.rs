@@ -77,14 +77,8 @@ pub(super) fn mesh_flags(mesh: Mesh) -> &'static [Flag] {
 /// every verb would be most of a run's work and memory.
 pub(super) fn own(arguments: &[OsString]) -> Command {
     let described = flags::ask_for_help(arguments);
-    let verb = |name, about, plans| verb(name, about, plans, arguments, described);
-    let reporting =
-        |verb: Command| verb.args(REPORT_OPTIONS.iter().chain(PROBE_OPTIONS).map(|option| flags::argument(option, described).global(true)));
-    let showing = |name, about, options: &'static [Flag]| {
-        verb(name, about, true)
-            .args(options.iter().map(|option| flags::argument(option, described).global(true)))
-            .subcommand(flags::command("live", "What the kernel holds now, foreign rules included", [], described))
-    };
+    let verb = |name, about, plans, more: &[&'static [Flag]]| verb(name, about, plans, more, arguments, described);
+    let live = || flags::command("live", "What the kernel holds now, foreign rules included", [], described);
     Command::new("mesh-init")
         .version(env!("CARGO_PKG_VERSION"))
         .about("Installs and checks the packet filter rules that send a pod's traffic to its sidecar proxy")
@@ -98,45 +92,67 @@ pub(super) fn own(arguments: &[OsString]) -> Command {
         )
         .subcommand_required(true)
         .disable_help_subcommand(true)
-        .subcommand(reporting(verb("apply", "Plan the rules, install them, read them back and verify them", true)))
-        .subcommand(reporting(verb("verify", "Compare what the kernel holds with the plan; exit code 3 if it differs", true)))
-        .subcommand(
-            verb("preflight", "Tell whether this pod, kernel and user can do it, and change nothing; exit code 4 if not", false)
-                .args(PREFLIGHT_OPTIONS.iter().map(|option| flags::argument(option, described).global(true))),
-        )
+        .subcommand(verb("apply", "Plan the rules, install them, read them back and verify them", true, &[REPORT_OPTIONS, PROBE_OPTIONS]))
+        .subcommand(verb(
+            "verify",
+            "Compare what the kernel holds with the plan; exit code 3 if it differs",
+            true,
+            &[REPORT_OPTIONS, PROBE_OPTIONS],
+        ))
+        .subcommand(verb(
+            "preflight",
+            "Tell whether this pod, kernel and user can do it, and change nothing; exit code 4 if not",
+            false,
+            &[PREFLIGHT_OPTIONS],
+        ))
         .subcommand(verb(
             "remove",
             "Take the mesh's rules out, mesh-init's and the original tool's, and nothing else; both meshes' by default (flags are taken and not looked at)",
             false,
+            &[],
         ))
-        .subcommand(showing("dump", "Print the planned rules, or with `live` those that the kernel holds", DUMP_OPTIONS))
-        .subcommand(showing(
-            "explain",
-            "Walk packets through the planned rules, or with `live` through those that the kernel holds, and say what becomes of them and why",
-            EXPLAIN_OPTIONS,
-        ))
+        .subcommand(
+            verb("dump", "Print the planned rules, or with `live` those that the kernel holds", true, &[DUMP_OPTIONS]).subcommand(live()),
+        )
+        .subcommand(
+            verb(
+                "explain",
+                "Walk packets through the planned rules, or with `live` through those that the kernel holds, and say what becomes of them and why",
+                true,
+                &[EXPLAIN_OPTIONS],
+            )
+            .subcommand(live()),
+        )
 }
 
-/// A verb, with one command a mesh and our own options on all of them.
-fn verb(name: &'static str, about: &'static str, plans: bool, arguments: &[OsString], described: bool) -> Command {
+/// A verb, with one command a mesh, and our own options and `more` on all of them.
+fn verb(
+    name: &'static str,
+    about: &'static str,
+    plans: bool,
+    more: &[&'static [Flag]],
+    arguments: &[OsString],
+    described: bool,
+) -> Command {
     let verb = Command::new(name).about(about);
     if arguments.first().is_none_or(|first| first != name) {
         return verb;
     }
-    let meshes = Mesh::ALL.map(|mesh| {
+    let is_named = |mesh: &Mesh| arguments.iter().any(|argument| argument == mesh.as_str());
+    let is_any_named = Mesh::ALL.iter().any(is_named);
+    let meshes = Mesh::ALL.into_iter().filter(|mesh| is_named(mesh) || !is_any_named).map(|mesh| {
         let about = match mesh {
             Mesh::Istio => "The flags of istio-iptables",
             Mesh::Linkerd => "The flags of linkerd2-proxy-init",
         };
-        let named = arguments.iter().any(|argument| argument == mesh.as_str());
-        let flags = if named { mesh_flags(mesh) } else { &[] };
+        let flags = if is_any_named { mesh_flags(mesh) } else { &[] };
         // Where there is a probe, its time is an option of the verb.
         let is_ours = |flag: &Flag| is_taken(flag, OPTIONS) || (flag.long == TIMEOUT && matches!(name, "apply" | "verify"));
         flags::command(mesh.as_str(), about, flags.iter().filter(|flag| !is_ours(flag)), described)
     });
     verb.subcommand_required(plans)
         .disable_help_subcommand(true)
-        .args(OPTIONS.iter().map(|option| flags::argument(option, described).global(true)))
+        .args(OPTIONS.iter().chain(more.iter().copied().flatten()).map(|option| flags::argument(option, described).global(true)))
         .subcommands(meshes)
 }
 

@@ -365,8 +365,8 @@ impl Socket {
                 // Netlink throws away what does not fit.
                 Ok(len) if len > self.incoming.len() => return Err(NetlinkError::Receive(Errno::EMSGSIZE)),
                 Ok(len) => {
-                    if len > self.incoming.len() / 2 && self.incoming.len() < LONGEST_RECEIVE_BUFFER {
-                        // A long list goes on in longer parts.
+                    if len > self.incoming.len() / 8 * 7 && self.incoming.len() < LONGEST_RECEIVE_BUFFER {
+                        // A full one: the list goes on, in longer parts.
                         self.incoming.resize(LONGEST_RECEIVE_BUFFER, 0);
                     }
                     return Ok(&self.incoming[..len]);

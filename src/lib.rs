@@ -12,7 +12,7 @@
 //! injected, made to fit. mesh-init itself reads no YAML.
 //!
 //! Imports point downwards: `cli`, then `manifest`, then `mesh` and `kernel`, then `host`, then `ruleset`, which imports nothing of ours.
-//! `unsafe` is in `kernel` and `host` only.
+//! `unsafe` is in `kernel` and `host` only, and in the few lines that [`main_is`] writes into the program.
 
 #![deny(unsafe_code)]
 

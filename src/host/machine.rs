@@ -1,6 +1,6 @@
 //! What kind of machine the program is on, as /proc tells: the kernel's release, gVisor, a Kata guest, modules.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::Error;
 use super::files::read_text;
@@ -35,7 +35,7 @@ impl Machine {
 
     /// The text of a file of /proc.
     pub fn text(&self, file: &str) -> Result<String, Error> {
-        read_text(&self.proc.join(file))
+        read_text(&self.path(file))
     }
 
     /// Whether there is such a file in /proc.
@@ -45,7 +45,7 @@ impl Machine {
 
     /// Where a file of /proc is.
     pub fn path(&self, file: &str) -> PathBuf {
-        self.proc.join(Path::new(file))
+        self.proc.join(file)
     }
 
     /// The kernel's release, as `uname -r` has it.

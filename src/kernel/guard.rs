@@ -1,9 +1,9 @@
 //! Foreign rules that take packets away from a mesh's capture: an ACCEPT before the mesh's jump, a DROP, another redirect, in
 //! any table of either packet filter.
 //!
-//! They are found by walking the packets of the usual questions that the plan captures, and packets made for the foreign rules, through the plan alone, and through
-//! what the kernel holds. Where the outcome is another one, the rules without which it would be the planned one are to
-//! blame.
+//! They are found by walking packets that the plan captures through the plan alone, and through what the kernel holds: those
+//! of the usual questions, some that no rule names, and some made for the foreign rules. Where the outcome is another one,
+//! the rules without which it would be the planned one are to blame.
 
 use std::cell::{Cell, RefCell};
 

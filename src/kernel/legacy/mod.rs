@@ -72,10 +72,13 @@ impl Backend for Legacy {
     /// The kernel makes a table when it is asked for; only tables that it lists already, or that are needed, are
     /// asked for. Where the list cannot be read (it is root's), all are if everything is to be looked at.
     fn read(&mut self, family: Family, needed: &[TableName], look: Look) -> Result<Vec<Held>, Error> {
-        let listed = if self.empty.contains(&family) { Ok(Vec::new()) } else { listed_tables(family) };
-        if listed.as_ref().is_ok_and(Vec::is_empty) && !self.empty.contains(&family) {
-            self.empty.push(family);
-        }
+        let listed = if self.empty.contains(&family) {
+            Ok(Vec::new())
+        } else {
+            let listed = listed_tables(family);
+            self.empty.extend(listed.as_ref().is_ok_and(Vec::is_empty).then_some(family));
+            listed
+        };
         if look == Look::Listed {
             self.unlisted = self.unlisted.take().or_else(|| listed.as_ref().err().cloned());
         }
